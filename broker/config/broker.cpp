@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/broker.hpp"
+
+#include <sched.h>
+#include <sys/un.h>
+
+namespace vtap::config {
+namespace {
+
+constexpr std::uint64_t kMaxWorkers = 64;
+constexpr std::uint64_t kMinFrames = 1024;
+constexpr std::uint64_t kMaxFrames = 4'194'304;
+constexpr std::uint64_t kFramesStep = 64;  // a burst
+
+constexpr std::string_view kWorkersForm = R"("auto", a number, or a list of CPUs like [2, 3])";
+
+void read_cpu(const Field& field, std::vector<std::uint32_t>& cpus) {
+  const auto number = field.integer(0, CPU_SETSIZE - 1, "a CPU number");
+  if (!number) {
+    return;
+  }
+  const auto cpu = static_cast<std::uint32_t>(*number);
+  if (std::find(cpus.begin(), cpus.end(), cpu) != cpus.end()) {
+    field.error("CPU " + std::to_string(cpu) + " is listed twice; each worker has its own");
+  } else if (cpus.size() == kMaxWorkers) {
+    field.error("more than " + std::to_string(kMaxWorkers) + " workers; list fewer CPUs");
+  } else {
+    cpus.push_back(cpu);
+  }
+}
+
+void read_workers(const Field& field, Broker& broker) {
+  if (field.is_list()) {
+    field.each_of_list("CPUs like [2, 3]",
+                       [&](const Field& cpu) { read_cpu(cpu, broker.worker_cpus); });
+  } else if (field.is_text()) {
+    static constexpr auto kAuto = std::to_array<Choice<bool>>({{"auto", true}});
+    static_cast<void>(field.choice(kAuto));  // only checked: "auto" is the absence of both forms
+  } else if (const auto count = field.integer(1, kMaxWorkers, kWorkersForm)) {
+    broker.worker_count = static_cast<std::uint32_t>(*count);
+  }
+}
+
+void read_frames(const Field& field, Broker& broker) {
+  const auto frames = field.integer(kMinFrames, kMaxFrames);
+  if (frames && *frames % kFramesStep != 0) {
+    field.error(std::to_string(*frames) + " is no multiple of " + std::to_string(kFramesStep) +
+                "; write " + std::to_string(*frames / kFramesStep * kFramesStep));
+  } else if (frames) {
+    broker.frames = static_cast<std::uint32_t>(*frames);
+  }
+}
+
+void read_frame_size(const Field& field, Broker& broker) {
+  // The sizes that every AF_XDP driver takes: powers of two up to a page, with room for a frame.
+  const auto size = field.integer(0, UINT32_MAX);
+  if (size && *size != 2048 && *size != 4096) {
+    field.error(std::to_string(*size) + " is not possible; write 2048 or 4096");
+  } else if (size) {
+    broker.frame_size = static_cast<std::uint32_t>(*size);
+  }
+}
+
+void read_control(const Field& field, Broker& broker) {
+  const auto* path = field.text();
+  if (path == nullptr) {
+    return;
+  }
+  if (path->empty() || path->front() != '/' || path->find('\0') != std::string::npos ||
+      path->size() >= sizeof(sockaddr_un::sun_path)) {
+    field.error(quoted(*path) + " is no path of a socket; it starts with '/' and has at most " +
+                std::to_string(sizeof(sockaddr_un::sun_path) - 1) + " bytes");
+    return;
+  }
+  broker.control = *path;
+}
+
+void read_metrics(const Field& field, Broker& broker) {
+  const auto* address = field.text();
+  if (address != nullptr && !address->empty()) {
+    not_served_yet(field, broker);
+  }
+}
+
+constexpr auto kUmemKeys = std::to_array<Key<Broker>>({
+    {"frames", read_frames},
+    {"frame_size", read_frame_size},
+});
+
+constexpr auto kLevels = std::to_array<Choice<LogLevel>>({{"trace", LogLevel::trace},
+                                                          {"debug", LogLevel::debug},
+                                                          {"info", LogLevel::info},
+                                                          {"warn", LogLevel::warn},
+                                                          {"error", LogLevel::error}});
+constexpr auto kFormats =
+    std::to_array<Choice<LogFormat>>({{"text", LogFormat::text}, {"json", LogFormat::json}});
+constexpr auto kPolls = std::to_array<Choice<Poll>>(
+    {{"adaptive", Poll::adaptive}, {"busy", Poll::busy}, {"interrupt", Poll::interrupt}});
+
+constexpr auto kLogKeys = std::to_array<Key<Broker>>({
+    {"level",
+     [](const Field& f, Broker& broker) {
+       broker.log_level = f.choice(kLevels).value_or(broker.log_level);
+     }},
+    {"format",
+     [](const Field& f, Broker& broker) {
+       broker.log_format = f.choice(kFormats).value_or(broker.log_format);
+     }},
+});
+
+constexpr auto kBrokerKeys = std::to_array<Key<Broker>>({
+    {"name", [](const Field& f,
+                Broker& broker) { broker.name = f.parsed(parse_name).value_or(broker.name); }},
+    {"workers", read_workers},
+    {"umem",
+     [](const Field& f, Broker& broker) {
+       if (const auto* table = f.table("a table: { frames = 32768, frame_size = 2048 }")) {
+         read_keys(f.findings(), *table, "umem", kUmemKeys, broker);
+       }
+     }},
+    {"poll",
+     [](const Field& f, Broker& broker) { broker.poll = f.choice(kPolls).value_or(broker.poll); }},
+    {"control", read_control},
+    {"metrics", read_metrics},
+    {"log",
+     [](const Field& f, Broker& broker) {
+       if (const auto* table = f.table(R"(a table: { level = "info", format = "text" })")) {
+         read_keys(f.findings(), *table, "log", kLogKeys, broker);
+       }
+     }},
+});
+
+}  // namespace
+
+void read_broker(const Field& field, Broker& broker) {
+  if (const auto* table = field.table("one table: [broker]")) {
+    read_keys(field.findings(), *table, "[broker]", kBrokerKeys, broker);
+  }
+}
+
+void complete(Broker& broker) {
+  if (broker.control.empty()) {
+    broker.control = "/run/vtap/" + broker.name + ".sock";
+  }
+}
+
+}  // namespace vtap::config

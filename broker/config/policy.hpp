@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "config/config.hpp"
+#include "config/reader.hpp"
+
+namespace vtap::config {
+
+/// One [[policy]] table, appended to `config`, whose broker, taps and monitors have been read.
+void read_policy(Findings& findings, const toml::table& table, Config& config);
+
+}  // namespace vtap::config

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <httplib.h>
+
+#include <array>
+#include <chrono>
+#include <optional>
+
+#include "control/fd.hpp"
+
+namespace vtap::control {
+
+/// One client's connection as cpp-httplib wants to see it.
+///
+/// In place of the library's own stream, whose timeouts start anew with every byte: here the whole
+/// request and the whole response have a deadline, so that a client that stalls or trickles holds a
+/// thread for a bounded time. Reading ends at once when the server stops. No call raises SIGPIPE.
+class Connection final : public httplib::Stream {
+ public:
+  /// How long the client may take to send its request, and again to take the response.
+  static constexpr std::chrono::milliseconds kPatience{2000};
+
+  /// Owns `client` (non-blocking); `stop` becomes readable when the server stops.
+  Connection(Fd client, int stop);
+
+  [[nodiscard]] bool is_readable() const override;
+  [[nodiscard]] bool is_writable() const override;
+  ssize_t read(char* to, size_t size) override;
+  ssize_t write(const char* from, size_t size) override;
+
+  /// Ends the response and reads on until the client hangs up, within its time and 64 KiB. Closing
+  /// on unread input would reset the connection, and the client might never see the response.
+  void discard_input();
+
+  void get_remote_ip_and_port(std::string& ip, int& port) const override;
+  void get_local_ip_and_port(std::string& ip, int& port) const override;
+  [[nodiscard]] socket_t socket() const override { return client_.get(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// Waits for input and takes it into the empty buffer: its bytes, 0 at the end, -1 for none.
+  ssize_t fill();
+
+  Fd client_;
+  int stop_;
+  Clock::time_point read_by_;
+  mutable std::optional<Clock::time_point> written_by_;  // starts with the first write
+  std::array<char, 4096> buffer_;
+  size_t begin_ = 0, end_ = 0;  // what of buffer_ is still unread
+};
+
+}  // namespace vtap::control

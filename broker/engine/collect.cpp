@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counters of the kernel, the devices and the workers, put together as DESIGN 7.3 has them.
+#include <algorithm>
+#include <numeric>
+
+#include "engine/engine.hpp"
+
+namespace vtap::engine {
+namespace {
+
+std::uint64_t minus(std::uint64_t a, std::uint64_t b) { return a > b ? a - b : 0; }
+
+const char* mode_word(config::Mode mode) {
+  switch (mode) {
+    case config::Mode::inline_pair:
+      return "inline";
+    case config::Mode::host:
+      return "host";
+    case config::Mode::span:
+      return "span";
+  }
+  return "";
+}
+
+const char* hook_word(host::Hook hook) { return hook == host::Hook::xdp ? "xdp" : "tc"; }
+
+/// Sum of one counter over all workers.
+template <typename Workers, typename Read>
+std::uint64_t sum(const Workers& workers, Read&& read) {
+  return std::accumulate(workers.begin(), workers.end(), std::uint64_t{0},
+                         [&](std::uint64_t total, const auto& worker) {
+                           return total + read(*worker).read();
+                         });
+}
+
+struct Originals {
+  std::uint64_t taken, refused, stale, late_refused, late_stale;
+};
+
+template <typename Workers>
+Originals originals_of(const Workers& workers, std::uint8_t port) {
+  const auto total = [&](pipeline::Counter worker::OriginalCounters::* counter) {
+    return sum(workers, [&](const worker::Worker& worker) -> const pipeline::Counter& {
+      return worker.originals(port).*counter;
+    });
+  };
+  using Counters = worker::OriginalCounters;
+  return {total(&Counters::taken), total(&Counters::refused), total(&Counters::stale),
+          total(&Counters::late_refused), total(&Counters::late_stale)};
+}
+
+}  // namespace
+
+stats::TapPort Engine::port_snapshot(const TapPort& port) const {
+  const std::uint8_t index = port.place().index;
+  const vtap_port_counters seen = memory_.counters(index);
+  const vtap_redirect_errors failed = errors_.read(index);
+  const Originals originals = originals_of(workers_, index);
+  const std::uint64_t lost_on_the_way =
+      failed.rx_ring_full + failed.no_free_frame + failed.xsk_too_long;
+
+  stats::TapPort out;
+  out.name = port.link().name;
+  out.hook = hook_word(port.hook());
+  out.state = carries_[index] ? "up" : "down";
+  out.rx_frames = seen.rx_frames;
+  out.rx_bytes = seen.rx_bytes;
+  out.matched_frames = seen.matched;
+  out.consumed_frames = seen.consumed;
+  out.copied_frames = minus(seen.copied, lost_on_the_way + originals.stale);
+  out.missed = {{"no_free_frame", seen.no_free_frame + failed.no_free_frame},
+                {"ring_full", seen.ring_full + failed.rx_ring_full},
+                {"too_long", seen.too_long + failed.xsk_too_long},
+                {"super_packet", seen.super_packet},
+                {"copy_failed", seen.copy_failed},
+                {"no_socket", seen.no_socket},
+                {"stale", seen.stale_worker + originals.stale}};
+  out.passed_frames = seen.passed;
+  if (port.mode() == config::Mode::inline_pair) {
+    // A device counts failed transmissions of all kinds, also those that XDP reports (veth does).
+    const TapPort& output = *taps_[port.place().output_index];
+    const auto counters = host::link_counters(output.link().ifindex);
+    const std::uint64_t device_drops =
+        counters ? minus(counters.value().tx_dropped, output.tx_dropped_before) : 0;
+    const std::uint64_t tx_failed = std::max<std::uint64_t>(failed.tx_failed, device_drops);
+    const std::uint64_t late = originals.late_refused + originals.late_stale;
+    out.passed_frames = minus(seen.forwarded + originals.taken,
+                              tx_failed + failed.too_long + late);
+    out.not_passed = {
+        {"tx_failed", seen.no_output + tx_failed + originals.refused + originals.late_refused},
+        {"too_long", failed.too_long},
+        {"rx_ring_full", failed.rx_ring_full},
+        {"no_free_frame", failed.no_free_frame + failed.xsk_too_long},
+        {"stale", originals.stale + originals.late_stale}};
+  }
+  for (const auto& socket : port.sockets) {
+    out.queues.push_back({socket->spec().queue, port.exit_target ? "rx+tx" : "rx",
+                          socket->zero_copy()});
+  }
+  return out;
+}
+
+stats::Tap Engine::tap_snapshot(std::uint32_t tap) const {
+  const config::Tap& config = plan_.config.taps[tap];
+  const ResolvedTap& how = resolved_.taps[tap];
+  stats::Tap out{.name = config.name,
+                 .mode = mode_word(config.mode),
+                 .capture = how.capture == config::Capture::tee ? "tee" : "redirect",
+                 .hook = hook_word(how.hook),
+                 .ports = {}};
+  for (const auto& port : taps_) {
+    if (port->place().tap == tap) out.ports.push_back(port_snapshot(*port));
+  }
+  return out;
+}
+
+stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
+  const config::Policy& config = plan_.config.policies[policy];
+  const auto total = [&](auto&& read) {
+    return sum(workers_, [&](const worker::Worker& worker) -> const pipeline::Counter& {
+      return read(worker.pipeline().policy_counters()[policy]);
+    });
+  };
+  using Counters = pipeline::PolicyCounters;
+  stats::Policy out;
+  out.name = config.name;
+  out.placement = "broker";
+  out.matched_frames = total([](const Counters& c) -> auto& { return c.matched_frames; });
+  out.matched_bytes = total([](const Counters& c) -> auto& { return c.matched_bytes; });
+  out.dropped = {{"sample", total([](const Counters& c) -> auto& { return c.dropped_sample; })},
+                 {"meter", total([](const Counters& c) -> auto& { return c.dropped_meter; })}};
+  for (std::size_t i = 0; i < config.monitors.size(); ++i) {
+    stats::PolicyMonitor monitor;
+    monitor.name = plan_.config.monitors[config.monitors[i]].name;
+    monitor.sent_frames =
+        total([i](const Counters& c) -> auto& { return c.monitors[i].sent_frames; });
+    monitor.sent_bytes =
+        total([i](const Counters& c) -> auto& { return c.monitors[i].sent_bytes; });
+    monitor.already_sent =
+        total([i](const Counters& c) -> auto& { return c.monitors[i].already_sent; });
+    out.monitors.push_back(std::move(monitor));
+  }
+  return out;
+}
+
+stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
+  MonitorPort& port = *monitors_[monitor];
+  const auto refused = [&](pipeline::Counter pipeline::MonitorCounters::* counter) {
+    return sum(workers_, [&](const worker::Worker& worker) -> const pipeline::Counter& {
+      return worker.pipeline().monitor_counters()[monitor].*counter;
+    });
+  };
+  const auto sent = [&](auto&& read) {
+    return sum(port.owners(), [&](const worker::Worker& worker) -> const pipeline::Counter& {
+      return read(*worker.sink(monitor));
+    });
+  };
+  using Counters = pipeline::MonitorCounters;
+  // The kernel completes a frame also when the device then drops it: only the device tells.
+  const std::uint64_t device = port.device_drops();
+  stats::Monitor out;
+  out.name = plan_.config.monitors[monitor].name;
+  out.port = port.name();
+  out.state = port.up() ? "up" : "down";
+  out.tx_frames =
+      minus(sent([](const io::XskSink& sink) -> auto& { return sink.sent_frames(); }), device);
+  out.tx_bytes = sent([](const io::XskSink& sink) -> auto& { return sink.sent_bytes(); });
+  out.dropped = {{"ring_full", refused(&Counters::ring_full)},
+                 {"queue_full", refused(&Counters::queue_full)},
+                 {"down", refused(&Counters::down)},
+                 {"device", device}};
+  out.arrived_frames = port.arrived();
+  for (const auto& socket : port.sockets()) {
+    out.queues.push_back({socket->spec().queue, "tx", socket->zero_copy()});
+  }
+  return out;
+}
+
+std::vector<stats::Worker> Engine::worker_snapshots() const {
+  const auto age = static_cast<double>(worker::monotonic_ns() - epoch_ns_);
+  std::vector<stats::Worker> out;
+  for (const auto& worker : workers_) {
+    const worker::WorkerCounters& counters = worker->counters();
+    out.push_back({.cpu = worker->spec().cpu.value_or(0),
+                   .bursts = counters.bursts.read(),
+                   .frames = counters.frames.read(),
+                   .wakeups = counters.wakeups.read(),
+                   .idle_ratio =
+                       std::min(1.0, static_cast<double>(counters.asleep_ns.read()) / age)});
+  }
+  return out;
+}
+
+stats::Snapshot Engine::snapshot() const {
+  const std::lock_guard lock(ports_mutex_);
+  stats::Snapshot out;
+  out.name = plan_.config.broker.name;
+  out.generation = plan_.generation;
+  out.uptime_s = static_cast<double>(worker::monotonic_ns() - epoch_ns_) / 1e9;
+  for (std::uint32_t i = 0; i < plan_.config.taps.size(); ++i) out.taps.push_back(tap_snapshot(i));
+  for (std::uint32_t i = 0; i < plan_.config.policies.size(); ++i) {
+    out.policies.push_back(policy_snapshot(i));
+  }
+  for (std::uint32_t i = 0; i < plan_.config.monitors.size(); ++i) {
+    out.monitors.push_back(monitor_snapshot(i));
+  }
+  out.workers = worker_snapshots();
+  out.umem = {.frames = plan_.config.broker.frames,
+              .frame_size = plan_.config.broker.frame_size,
+              .free = 0};
+  for (const auto& worker : workers_) out.umem.free += worker->free_frames();
+  return out;
+}
+
+}  // namespace vtap::engine

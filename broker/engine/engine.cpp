@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/engine.hpp"
+
+#include <sched.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <thread>
+
+namespace vtap::engine {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::uint32_t kLargestRing = 4096;  ///< descriptors of a TX ring
+constexpr std::uint32_t kLargestRxRing = 2048;
+constexpr std::uint32_t kSmallestRing = 64;
+/// A program that was called before the slot changed is done by then.
+constexpr auto kGrace = 20ms;
+constexpr auto kDrainPatience = 1s;
+
+std::vector<std::uint32_t> usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<std::uint32_t> cpus;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return {0};
+  for (std::uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+std::uint32_t ring_size(std::uint32_t frames, std::uint32_t largest) {
+  return std::bit_floor(std::clamp(frames, kSmallestRing, largest));
+}
+
+}  // namespace
+
+Result<std::vector<std::uint32_t>> worker_cpus(const config::Broker& broker) {
+  const auto usable = usable_cpus();
+  if (!broker.worker_cpus.empty()) {
+    for (const std::uint32_t cpu : broker.worker_cpus) {
+      if (std::ranges::find(usable, cpu) == usable.end()) {
+        return Error{"[broker] workers: CPU " + std::to_string(cpu) +
+                         " is not one of those that this process may use",
+                     ErrorKind::usage};
+      }
+    }
+    return broker.worker_cpus;
+  }
+  // The highest CPUs: interrupts, and with them the tee, tend to be on the lowest.
+  const auto automatic = static_cast<std::uint32_t>(std::max<std::size_t>(usable.size() / 4, 1));
+  const std::uint32_t count = broker.worker_count.value_or(automatic);
+  if (count > usable.size()) {
+    return Error{"[broker] workers = " + std::to_string(count) + ": this process may use only " +
+                     std::to_string(usable.size()) + " CPUs",
+                 ErrorKind::usage};
+  }
+  return std::vector<std::uint32_t>(usable.end() - count, usable.end());
+}
+
+Engine::Engine(plan::Plan plan, Resolved resolved, host::StateDir state, io::TeeMemory memory,
+               io::ClassMaps classes, io::RedirectErrors errors, host::LinkWatch watch)
+    : plan_(std::move(plan)),
+      resolved_(std::move(resolved)),
+      state_(std::move(state)),
+      memory_(std::move(memory)),
+      classes_(std::move(classes)),
+      errors_(std::move(errors)),
+      watch_(std::move(watch)),
+      shared_(plan_),
+      epoch_ns_(worker::monotonic_ns()) {}
+
+Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved,
+                                              host::StateDir state) {
+  auto watch = host::LinkWatch::open();
+  if (!watch) return watch.error();
+  auto memory =
+      io::TeeMemory::create(plan.config.broker.frames, plan.config.broker.frame_size);
+  if (!memory) return memory.error();
+  auto classes = io::ClassMaps::load(plan.tables);
+  if (!classes) return classes.error();
+  auto errors = io::RedirectErrors::attach();
+  if (!errors) return errors.error();
+  std::unique_ptr<Engine> engine(new Engine(std::move(plan), std::move(resolved),
+                                            std::move(state), std::move(*memory),
+                                            std::move(*classes), std::move(*errors),
+                                            std::move(*watch)));
+  if (auto opened = engine->open(); !opened) {
+    engine->roll_back();
+    return opened.error();
+  }
+  return engine;
+}
+
+Engine::~Engine() { stop(); }
+
+Result<void> Engine::open() {
+  if (auto done = open_tap_ports(); !done) return done;
+  if (auto done = create_workers(); !done) return done;
+  if (auto done = open_tap_sockets(); !done) return done;
+  if (auto done = start_workers(); !done) return done;
+  if (auto done = open_monitors(); !done) return done;
+  return engage();
+}
+
+Result<void> Engine::open_tap_ports() {
+  for (std::uint32_t tap = 0; tap < resolved_.taps.size(); ++tap) {
+    const ResolvedTap& how = resolved_.taps[tap];
+    const bool pair = plan_.config.taps[tap].mode == config::Mode::inline_pair;
+    for (std::size_t i = 0; i < how.links.size(); ++i) {
+      TapPort::Place place;
+      place.tap = tap;
+      place.index = static_cast<std::uint8_t>(taps_.size());
+      if (pair) {
+        place.output = how.links[1 - i];
+        place.output_index = static_cast<std::uint8_t>(i == 0 ? place.index + 1 : place.index - 1);
+      }
+      auto port = TapPort::open(state_, plan_, how, place, how.links[i], memory_, classes_);
+      if (!port) return port.error();
+      (*port)->tx_dropped_before = how.links[i].counters.tx_dropped;
+      carries_.push_back(how.links[i].ready());
+      taps_.push_back(std::move(*port));
+    }
+  }
+  return {};
+}
+
+/// Who may hold how many frames, so that no monitor, however dead, can hold them all: half of a
+/// worker's frames are for what waits to be received, half for what waits to be sent.
+void Engine::share_frames() {
+  const auto workers = static_cast<std::uint32_t>(workers_.capacity());
+  const std::uint32_t mine = plan_.config.broker.frames / workers;
+  std::uint32_t queues = 0;
+  bool tee = false;
+  for (const auto& port : taps_) {
+    if (port->capture() == config::Capture::redirect) {
+      queues += std::min<std::uint32_t>(port->link().rx_queues, VTAP_MAX_QUEUES);
+    } else {
+      tee = true;
+    }
+  }
+  const std::uint32_t receiving = mine / 2;
+  shares_.tee = !tee ? 0 : queues == 0 ? receiving : receiving / 2;
+  const std::uint32_t queues_here = (queues + workers - 1) / workers;
+  if (queues_here != 0) {
+    shares_.rx_ring = ring_size((receiving - shares_.tee) / queues_here, kLargestRxRing);
+  }
+  const auto targets = std::max<std::uint32_t>(static_cast<std::uint32_t>(targets_.size()), 1);
+  shares_.target = std::max(mine / 2 / targets, 1U);
+}
+
+Result<void> Engine::create_workers() {
+  auto cpus = worker_cpus(plan_.config.broker);
+  if (!cpus) return cpus.error();
+  const auto count = static_cast<std::uint32_t>(cpus->size());
+  workers_.reserve(count);
+  for (std::uint32_t i = 0; i < plan_.config.monitors.size(); ++i) targets_.push_back({.monitor = i});
+  for (const auto& port : taps_) {
+    if (port->capture() != config::Capture::redirect || !port->place().output) continue;
+    port->exit_target = static_cast<std::uint32_t>(targets_.size());
+    targets_.push_back({.monitor = std::nullopt, .input_port = port->place().output_index});
+  }
+  share_frames();
+  crossing_ = std::make_unique<worker::Crossing>(count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    worker::WorkerSpec spec;
+    spec.index = i;
+    spec.cpu = (*cpus)[i];
+    spec.frames = plan_.config.broker.frames / count;
+    spec.first_frame = pipeline::FrameNumber{i * spec.frames};
+    for (std::uint32_t cpu = i; shares_.tee != 0 && cpu < memory_.cpus(); cpu += count) {
+      spec.tee_rings.push_back(&memory_.cpu(cpu));
+    }
+    spec.tee_frames = shares_.tee;
+    spec.poll = plan_.config.broker.poll;
+    spec.stale_ns = kStaleNs;
+    auto worker =
+        worker::Worker::create(std::move(spec), memory_.umem(), shared_, targets_, *crossing_);
+    if (!worker) return worker.error();
+    workers_.push_back(std::move(*worker));
+  }
+  for (std::uint32_t cpu = 0; cpu < memory_.cpus(); ++cpu) {
+    const int bell = workers_[cpu % count]->doorbell().fd();
+    if (auto done = memory_.set_doorbell(cpu, bell); !done) return done;
+  }
+  return {};
+}
+
+/// AF_XDP sockets of the redirect ports: one per RX queue, on the worker that the queue's number
+/// picks. Originals leave by the sockets of the other port.
+Result<void> Engine::open_tap_sockets() {
+  const auto workers = static_cast<std::uint32_t>(workers_.size());
+  for (const auto& port : taps_) {
+    if (port->capture() != config::Capture::redirect) continue;
+    const std::uint32_t queues = port->link().rx_queues;
+    if (queues > VTAP_MAX_QUEUES) {
+      return Error{"port " + port->link().name + " has " + std::to_string(queues) +
+                       " RX queues, redirect serves at most " + std::to_string(VTAP_MAX_QUEUES) +
+                       "; reduce them (ethtool -L) or use capture = \"tee\"",
+                   ErrorKind::usage};
+    }
+    const std::uint32_t tx_ring =
+        port->exit_target ? ring_size(shares_.target, kLargestRing) : 0;
+    for (std::uint32_t queue = 0; queue < queues; ++queue) {
+      auto socket = io::XskSocket::open({.port = port->link().name,
+                                         .queue = queue,
+                                         .rx_size = shares_.rx_ring,
+                                         .tx_size = tx_ring},
+                                        memory_.umem());
+      if (!socket) return socket.error();
+      spdlog::info("tap port {} queue {}: {} {}", port->link().name, queue,
+                   port->exit_target ? "rx+tx" : "rx",
+                   (*socket)->zero_copy() ? "zero-copy" : "copy");
+      port->sockets.push_back(std::move(*socket));
+    }
+  }
+  for (const auto& port : taps_) {
+    for (std::uint32_t queue = 0; queue < port->sockets.size(); ++queue) {
+      std::optional<std::uint32_t> output;
+      if (port->place().output) output = taps_[port->place().output_index]->exit_target;
+      workers_[queue % workers]->add_source(*port->sockets[queue], port->place().index, output,
+                                            port->programs().heartbeat(queue));
+    }
+    if (!port->exit_target) continue;
+    const auto owners =
+        std::min<std::uint32_t>(workers, static_cast<std::uint32_t>(port->sockets.size()));
+    for (std::uint32_t i = 0; i < workers; ++i) {
+      if (i < owners) {
+        workers_[i]->own_sink(*port->exit_target, shares_.target)
+            .connect(port->sockets[i].get());
+      } else {
+        workers_[i]->cross_to(*port->exit_target, i % owners);
+      }
+    }
+  }
+  return {};
+}
+
+Result<void> Engine::start_workers() {
+  for (std::uint32_t monitor = 0; monitor < plan_.config.monitors.size(); ++monitor) {
+    const auto& config = plan_.config.monitors[monitor];
+    const auto owners = std::min<std::uint32_t>(static_cast<std::uint32_t>(workers_.size()),
+                                                resolved_.monitors[monitor].link.tx_queues);
+    const std::uint32_t limit = std::min(config.queue / owners, shares_.target);
+    std::vector<worker::Worker*> owning;
+    for (std::uint32_t i = 0; i < workers_.size(); ++i) {
+      if (i < owners) {
+        workers_[i]->own_sink(monitor, std::max(limit, 1U));
+        owning.push_back(workers_[i].get());
+      } else {
+        workers_[i]->cross_to(monitor, i % owners);
+      }
+    }
+    monitors_.push_back(std::make_unique<MonitorPort>(state_, config.port, monitor,
+                                                      std::move(owning),
+                                                      ring_size(limit, kLargestRing),
+                                                      memory_.umem()));
+  }
+  std::vector<worker::Worker*> peers;
+  for (const auto& worker : workers_) peers.push_back(worker.get());
+  for (const auto& worker : workers_) worker->set_peers(peers);
+  for (const auto& worker : workers_) {
+    if (auto done = worker->start(epoch_ns_); !done) return done;
+  }
+  return {};
+}
+
+/// A monitor that cannot be served now does not keep the taps from starting, unless its port is
+/// unusable for good.
+Result<void> Engine::open_monitors() {
+  for (std::uint32_t i = 0; i < monitors_.size(); ++i) {
+    const host::Link& link = resolved_.monitors[i].link;
+    if (auto done = monitors_[i]->bring_up(link); !done) return done;
+    if (!link.ready()) monitors_[i]->take_down();
+  }
+  return {};
+}
+
+Result<void> Engine::engage() {
+  for (const auto& port : taps_) {
+    if (auto done = port->attach(); !done) return done;
+    if (auto done = errors_.add_port(port->link().ifindex, port->place().index); !done) {
+      return done;
+    }
+    for (std::uint32_t queue = 0; queue < port->sockets.size(); ++queue) {
+      if (auto done = port->programs().set_socket(queue, port->sockets[queue]->fd()); !done) {
+        return done;
+      }
+    }
+  }
+  for (const auto& port : taps_) {
+    if (auto done = port->check_output(); !done) return done;
+  }
+  for (const auto& port : taps_) {
+    if (auto done = port->engage(); !done) return done;
+  }
+  return {};
+}
+
+/// Ports that carried nothing of ours before are left as they were found. The others keep the stub
+/// of the broker that died before: their wire must not be cut.
+void Engine::roll_back() {
+  stop();
+  const auto undo = [](host::Port* port, bool ours_before) {
+    if (port == nullptr || ours_before) return;
+    if (auto done = port->restore(); !done) spdlog::warn("{}", done.error().message);
+  };
+  for (const auto& port : taps_) undo(&port->host_port(), port->ours_before());
+  for (const auto& monitor : monitors_) undo(monitor->host_port(), monitor->ours_before());
+}
+
+bool Engine::ready() const {
+  const std::lock_guard lock(ports_mutex_);
+  return std::ranges::all_of(carries_, std::identity{}) &&
+         std::ranges::all_of(monitors_, [](const auto& monitor) { return monitor->up(); });
+}
+
+void Engine::follow_links() {
+  if (auto news = watch_.drain(); !news) spdlog::warn("{}", news.error().message);
+  auto links = host::links();
+  if (!links) return spdlog::warn("{}", links.error().message);
+  const std::lock_guard lock(ports_mutex_);
+  for (const auto& port : taps_) follow_tap(*port, *links);
+  for (const auto& monitor : monitors_) follow_monitor(*monitor, *links);
+}
+
+void Engine::follow_tap(const TapPort& port, const std::vector<host::Link>& links) {
+  const auto link = std::ranges::find(links, port.link().ifindex, &host::Link::ifindex);
+  const bool carries = link != links.end() && link->ready();
+  if (carries == carries_[port.place().index]) return;
+  carries_[port.place().index] = carries;
+  const std::string state = carries ? "up" : link == links.end() ? "gone; restart the broker when "
+                                                                  "it is back" : "down";
+  spdlog::warn("tap port {} is {}", port.link().name, state);
+}
+
+void Engine::follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links) {
+  const auto link = std::ranges::find(links, monitor.name(), &host::Link::name);
+  const bool same = link != links.end() && link->ifindex == monitor.ifindex();
+  const bool was_up = monitor.up();
+  if (!same) {
+    monitor.forget();
+  } else if (!link->ready()) {
+    monitor.take_down();
+  }
+  if (was_up && !monitor.up()) spdlog::warn("monitor port {} is down", monitor.name());
+  if (link == links.end() || !link->ready() || monitor.up()) return;
+  if (auto done = monitor.bring_up(*link); !done) {
+    spdlog::warn("monitor port {} cannot be used: {}; trying again", monitor.name(),
+                 done.error().message);
+    return;
+  }
+  spdlog::info("monitor port {} is up", monitor.name());
+}
+
+void Engine::disengage() {
+  for (const auto& port : taps_) {
+    if (auto done = port->disengage(); !done) spdlog::warn("{}", done.error().message);
+  }
+  std::this_thread::sleep_for(kGrace);
+  for (const auto& port : taps_) {
+    for (std::uint32_t queue = 0; queue < port->sockets.size(); ++queue) {
+      port->programs().clear_socket(queue);
+    }
+  }
+}
+
+/// Waits until what was received has been sent, but not for ever: a monitor may be stuck.
+void Engine::drain() {
+  const auto give_up = std::chrono::steady_clock::now() + kDrainPatience;
+  bool drained = false;
+  while (!drained && std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::sleep_for(1ms);
+    drained = std::ranges::all_of(workers_, [](const auto& worker) {
+      bool idle = false;
+      worker->call([&] { idle = worker->drained(); });
+      return idle;
+    });
+  }
+}
+
+void Engine::stop() {
+  if (std::exchange(stopped_, true)) return;
+  disengage();
+  const bool running = std::ranges::all_of(workers_, &worker::Worker::running);
+  if (running && !workers_.empty()) drain();
+  for (const auto& worker : workers_) worker->stop();
+}
+
+}  // namespace vtap::engine

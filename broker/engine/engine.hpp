@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "engine/monitor_port.hpp"
+#include "engine/resolve.hpp"
+#include "engine/tap_port.hpp"
+#include "host/link_watch.hpp"
+#include "host/state.hpp"
+#include "io/programs.hpp"
+#include "io/tee.hpp"
+#include "pipeline/pipeline.hpp"
+#include "plan/plan.hpp"
+#include "stats/snapshot.hpp"
+#include "worker/worker.hpp"
+
+namespace vtap::engine {
+
+/// The running broker: ports, memory, workers. plan -> open -> run -> drain.
+class Engine {
+ public:
+  /// Opens everything and starts the workers; when it returns, frames are copied. On an error
+  /// nothing new is left on the machine (what an earlier broker left, stays).
+  static Result<std::unique_ptr<Engine>> start(plan::Plan plan, Resolved resolved,
+                                               host::StateDir state);
+  ~Engine();
+
+  /// Readable when follow_links() has work.
+  [[nodiscard]] int links_fd() const noexcept { return watch_.fd(); }
+  /// Follows ports that come and go. Call when links_fd() is readable, and once a second, which
+  /// repeats what failed.
+  void follow_links();
+  /// All tap and monitor ports carry.
+  [[nodiscard]] bool ready() const;
+
+  /// Stops: the stubs become wires first, then what is in the rings is brought to its end.
+  void stop();
+
+  /// The counters at this moment. Any thread.
+  [[nodiscard]] stats::Snapshot snapshot() const;
+
+ private:
+  Engine(plan::Plan plan, Resolved resolved, host::StateDir state, io::TeeMemory memory,
+         io::ClassMaps classes, io::RedirectErrors errors, host::LinkWatch watch);
+
+  Result<void> open();
+  Result<void> open_tap_ports();
+  Result<void> create_workers();
+  Result<void> open_tap_sockets();
+  Result<void> open_monitors();
+  Result<void> start_workers();
+  Result<void> engage();
+  void roll_back();
+  void share_frames();
+  void follow_tap(const TapPort& port, const std::vector<host::Link>& links);
+  static void follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links);
+  void disengage();
+  void drain();
+
+  stats::Tap tap_snapshot(std::uint32_t tap) const;
+  stats::TapPort port_snapshot(const TapPort& port) const;
+  stats::Policy policy_snapshot(std::uint32_t policy) const;
+  stats::Monitor monitor_snapshot(std::uint32_t monitor) const;
+  std::vector<stats::Worker> worker_snapshots() const;
+
+  plan::Plan plan_;
+  Resolved resolved_;
+  host::StateDir state_;
+  io::TeeMemory memory_;
+  io::ClassMaps classes_;
+  io::RedirectErrors errors_;
+  host::LinkWatch watch_;
+  pipeline::SharedPlan shared_;
+  std::uint64_t epoch_ns_;
+
+  /// Frames for: tee rings and RX rings of one worker, one target of one worker, and the size of an
+  /// RX ring. See share_frames().
+  struct Shares {
+    std::uint32_t tee = 0;
+    std::uint32_t rx_ring = 0;
+    std::uint32_t target = 0;
+  } shares_;
+
+  std::vector<worker::Target> targets_;
+  std::unique_ptr<worker::Crossing> crossing_;
+  mutable std::mutex ports_mutex_;  ///< what follow_links() changes and snapshot() reads
+  std::vector<std::unique_ptr<TapPort>> taps_;           ///< by port index
+  std::vector<std::unique_ptr<worker::Worker>> workers_;
+  std::vector<std::unique_ptr<MonitorPort>> monitors_;   ///< by index in the config
+  std::vector<bool> carries_;                            ///< by port index
+  bool stopped_ = false;
+};
+
+/// CPUs for the workers of a config. Error (usage): a CPU that this process may not use.
+Result<std::vector<std::uint32_t>> worker_cpus(const config::Broker& broker);
+
+}  // namespace vtap::engine

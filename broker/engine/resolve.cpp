@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/resolve.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <sstream>
+
+namespace vtap::engine {
+namespace {
+
+using config::Capture;
+using config::Mode;
+
+std::string_view mode_name(Mode mode) {
+  switch (mode) {
+    case Mode::inline_pair:
+      return "inline";
+    case Mode::host:
+      return "host";
+    case Mode::span:
+      return "span";
+  }
+  return "";
+}
+
+std::string_view hook_name(host::Hook hook) { return hook == host::Hook::xdp ? "xdp" : "tc"; }
+
+/// Collects findings about the machine, in the form of config errors.
+class Findings {
+ public:
+  explicit Findings(const config::Config& config) : file_(config.file) {}
+
+  void add(config::Position at, std::string message) {
+    if (!text_.empty()) text_ += '\n';
+    text_ += config::format({at, std::move(message)}, file_);
+  }
+  [[nodiscard]] const std::string& text() const { return text_; }
+
+ private:
+  const std::string& file_;
+  std::string text_;
+};
+
+class Resolver {
+ public:
+  explicit Resolver(const config::Config& config) : config_(config), findings_(config) {}
+
+  Result<Resolved> run() {
+    auto routes = host::default_route_links();
+    if (!routes) return routes.error();
+    routes_ = std::move(*routes);
+    Resolved resolved;
+    for (const auto& tap : config_.taps) resolved.taps.push_back(resolve_tap(tap));
+    for (const auto& monitor : config_.monitors) {
+      resolved.monitors.push_back(resolve_monitor(monitor));
+    }
+    if (!findings_.text().empty()) return Error{findings_.text(), ErrorKind::usage};
+    return resolved;
+  }
+
+ private:
+  [[nodiscard]] bool carries_default_route(const host::Link& link) const {
+    return std::ranges::any_of(
+        routes_, [&](const auto& route) { return route.ifindex == link.ifindex; });
+  }
+
+  std::optional<host::Link> find(config::Position at, const std::string& what,
+                                 const std::string& port) {
+    auto link = host::find_link(port);
+    if (!link) {
+      findings_.add(at, what + ": " + link.error().message);
+      return std::nullopt;
+    }
+    if (link->loopback || !link->ethernet) {
+      findings_.add(at, what + ": port " + port + " is not an Ethernet device");
+      return std::nullopt;
+    }
+    return std::move(*link);
+  }
+
+  ResolvedTap resolve_tap(const config::Tap& tap) {
+    ResolvedTap resolved;
+    const std::string what = "tap " + tap.name;
+    for (const std::string& port : tap.ports) {
+      const auto link = find(tap.at, what, port);
+      if (!link) continue;
+      check_tap_port(tap, what, *link);
+      resolved.links.push_back(*link);
+    }
+    choose_capture(tap, resolved);
+    choose_hook(tap, resolved);
+    return resolved;
+  }
+
+  void check_tap_port(const config::Tap& tap, const std::string& what, const host::Link& link) {
+    if (!tap.allow_management && carries_default_route(link)) {
+      findings_.add(tap.at, what + ": port " + link.name +
+                                " carries the default route; a tap there can cut off your own "
+                                "access. Choose another port, or write allow_management = true "
+                                "in this tap");
+    }
+    if (tap.mode == Mode::inline_pair) check_alone(tap.at, what, link);
+  }
+
+  void check_alone(config::Position at, const std::string& what, const host::Link& link) {
+    if (link.has_master()) {
+      findings_.add(at, what + ": port " + link.name +
+                            " belongs to a bridge, bond or other master; remove it from there "
+                            "(ip link set " + link.name + " nomaster) or choose another port");
+    }
+    if (link.has_uppers) {
+      findings_.add(at, what + ": port " + link.name +
+                            " carries other devices (VLAN, macvlan, ...); remove them or choose "
+                            "another port");
+    }
+  }
+
+  static void choose_capture(const config::Tap& tap, ResolvedTap& resolved) {
+    resolved.capture = tap.capture;
+    if (tap.capture == Capture::automatic) {
+      resolved.capture = tap.mode == Mode::span ? Capture::redirect : Capture::tee;
+    }
+  }
+
+  void choose_hook(const config::Tap& tap, ResolvedTap& resolved) {
+    if (resolved.capture == Capture::redirect) {
+      resolved.hook = host::Hook::xdp;
+      resolved.why = "redirect takes frames at XDP";
+    } else if (tap.hook != config::Hook::automatic) {
+      resolved.hook = tap.hook == config::Hook::xdp ? host::Hook::xdp : host::Hook::tc;
+      resolved.why = "hook is forced by the config";
+    } else {
+      const auto at_tc = std::ranges::find_if(resolved.links, [](const host::Link& link) {
+        return host::natural_hook(link) == host::Hook::tc;
+      });
+      const bool tc = at_tc != resolved.links.end();
+      resolved.hook = tc ? host::Hook::tc : host::Hook::xdp;
+      resolved.why = tc ? at_tc->name + " (" + at_tc->driver + ") delivers skbs, complete only at TC"
+                        : "frames are complete at XDP";
+    }
+    if (resolved.hook == host::Hook::xdp) check_native(tap, resolved);
+  }
+
+  void check_native(const config::Tap& tap, const ResolvedTap& resolved) {
+    if (tap.mode == Mode::span) return;  // generic XDP serves a span, slowly
+    for (const host::Link& link : resolved.links) {
+      if (host::has_native_xdp(link)) continue;
+      findings_.add(tap.at, "tap " + tap.name + ": port " + link.name + " (" + link.driver +
+                                ") has no native XDP; write hook = \"tc\" and capture = \"tee\"");
+    }
+  }
+
+  ResolvedMonitor resolve_monitor(const config::Monitor& monitor) {
+    const std::string what = "monitor " + monitor.name;
+    const auto link = find(monitor.at, what, monitor.port);
+    if (!link) return {};
+    if (carries_default_route(*link)) {
+      findings_.add(monitor.at, what + ": port " + link->name +
+                                    " carries the default route and cannot be a monitor port; "
+                                    "choose another one");
+    }
+    check_alone(monitor.at, what, *link);
+    return {*link, host::has_native_xdp(*link) ? host::Hook::xdp : host::Hook::tc};
+  }
+
+  const config::Config& config_;
+  Findings findings_;
+  std::vector<host::DefaultRoute> routes_;
+};
+
+std::string join(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+template <typename Named>
+std::string names(const std::vector<std::uint32_t>& indexes, const std::vector<Named>& of) {
+  std::vector<std::string> words;
+  for (const std::uint32_t index : indexes) words.push_back(of[index].name);
+  return join(words);
+}
+
+}  // namespace
+
+Result<Resolved> resolve(const config::Config& config) { return Resolver(config).run(); }
+
+std::string describe(const config::Config& config, const Resolved& resolved) {
+  std::ostringstream text;
+  text << "plan of " << config.file << " (broker " << config.broker.name << ")\n";
+  for (std::size_t i = 0; i < config.taps.size(); ++i) {
+    const auto& tap = config.taps[i];
+    const auto& how = resolved.taps[i];
+    text << "tap " << tap.name << ": " << mode_name(tap.mode) << ", ports " << join(tap.ports)
+         << ", capture " << (how.capture == Capture::tee ? "tee" : "redirect") << " at "
+         << hook_name(how.hook) << " (" << how.why << ")\n";
+  }
+  for (std::size_t i = 0; i < config.monitors.size(); ++i) {
+    const auto& monitor = config.monitors[i];
+    text << "monitor " << monitor.name << ": port " << monitor.port << ", "
+         << (resolved.monitors[i].link.ready() ? "up" : "down") << '\n';
+  }
+  for (const auto& policy : config.policies) {
+    text << "policy " << policy.name << ": placement broker (the kernel selects and copies, the "
+         << "broker fans out), taps " << names(policy.taps, config.taps) << ", monitors "
+         << names(policy.monitors, config.monitors) << '\n';
+  }
+  return text.str();
+}
+
+}  // namespace vtap::engine

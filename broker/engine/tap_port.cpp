@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/tap_port.hpp"
+
+#include <spdlog/spdlog.h>
+
+namespace vtap::engine {
+namespace {
+
+host::Role role_of(config::Mode mode) {
+  switch (mode) {
+    case config::Mode::inline_pair:
+      return host::Role::tap_inline;
+    case config::Mode::host:
+      return host::Role::tap_host;
+    case config::Mode::span:
+      return host::Role::tap_span;
+  }
+  return host::Role::tap_host;
+}
+
+vtap_mode mode_of(config::Mode mode) {
+  switch (mode) {
+    case config::Mode::inline_pair:
+      return VTAP_MODE_INLINE;
+    case config::Mode::host:
+      return VTAP_MODE_HOST;
+    case config::Mode::span:
+      return VTAP_MODE_SPAN;
+  }
+  return VTAP_MODE_HOST;
+}
+
+vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
+                           const TapPort::Place& place) {
+  const config::Tap& tap = plan.config.taps[place.tap];
+  const auto& classes = plan.tables.taps[place.tap];
+  vtap_port_config config{};
+  config.port = place.index;
+  config.mode = mode_of(tap.mode);
+  config.capture =
+      how.capture == config::Capture::redirect ? VTAP_CAPTURE_REDIRECT : VTAP_CAPTURE_TEE;
+  config.out_ifindex = place.output ? static_cast<__u32>(place.output->ifindex) : 0;
+  config.unmatched_drop = tap.unmatched_drop ? 1 : 0;
+  config.frame_size = plan.config.broker.frame_size;
+  config.frames = plan.config.broker.frames;
+  config.generation = plan.generation;
+  config.match_all = classes.match_all ? 1 : 0;
+  config.match_none = classes.match_none ? 1 : 0;
+  config.tap_class = classes.tap_class;
+  config.stale_ns = kStaleNs;
+  config.classes = plan.tables.config;
+  return config;
+}
+
+/// A veth takes redirected frames only while its peer polls (an XDP program, or GRO on); otherwise
+/// XDP would lose every original without a trace.
+Result<void> check_takes_redirects(const std::string& port) {
+  const auto link = host::find_link(port);
+  if (!link) return link.error();
+  if (link.value().kind != "veth" || !link.value().xdp_features ||
+      (*link.value().xdp_features & host::xdp_act::ndo_xmit) != 0) {
+    return {};
+  }
+  return Error{"port " + port +
+                   " takes no redirected frames: the peer of a veth must have GRO on (ethtool -K "
+                   "PEER gro on) or an XDP program; or write hook = \"tc\", capture = \"tee\"",
+               ErrorKind::unsupported};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, const plan::Plan& plan,
+                                               const ResolvedTap& how, const Place& place,
+                                               const host::Link& link, const io::TeeMemory& memory,
+                                               const io::ClassMaps& classes) {
+  const config::Mode mode = plan.config.taps[place.tap].mode;
+  auto programs =
+      io::TapPrograms::load(how.hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
+                            constants(plan, how, place), memory, classes);
+  if (!programs) return programs.error();
+  const bool ours_before = host::carries_ours(link);
+  host::PortSpec spec{.name = link.name, .role = role_of(mode), .hook = how.hook};
+  auto port = host::Port::open(state, spec);
+  if (!port) return port.error();
+  for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
+  return std::unique_ptr<TapPort>(
+      new TapPort(std::move(*port), std::move(*programs), place, how, mode, ours_before));
+}
+
+Result<void> TapPort::attach() {
+  if (hook_ == host::Hook::tc) {
+    auto attached = port_.attach_tc(host::Direction::ingress, programs_.stub_fd());
+    if (!attached) return attached.error();
+    for (const host::TcFilter& filter : attached->ahead) {
+      spdlog::warn("port {}: a {} filter at priority {} sees packets before the tap and may keep "
+                   "them from it", link().name, filter.kind, filter.priority);
+    }
+    if (auto old = port_.detach_xdp(); !old) return old.error();
+    return {};
+  }
+  auto attached = port_.attach_xdp(programs_.stub_fd(), mode_ == config::Mode::span);
+  if (!attached) return attached.error();
+  if (*attached == host::XdpMode::generic) {
+    spdlog::warn("port {}: the driver has no native XDP; generic XDP is slow and sees frames "
+                 "without the tag and checksum that the kernel keeps beside them", link().name);
+  }
+  if (auto old = port_.detach_tc(host::Direction::ingress); !old) return old.error();
+  return {};
+}
+
+Result<void> TapPort::check_output() const {
+  if (hook_ == host::Hook::tc || !place_.output) return {};
+  return check_takes_redirects(place_.output->name);
+}
+
+}  // namespace vtap::engine

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "config/config.hpp"
+#include "engine/resolve.hpp"
+#include "host/port.hpp"
+#include "io/programs.hpp"
+#include "io/xsk.hpp"
+#include "plan/plan.hpp"
+
+namespace vtap::engine {
+
+/// Age at which an inline redirect falls back to the plain path, and at which an original that was
+/// held up is no longer sent.
+inline constexpr std::uint64_t kStaleNs = 500'000'000;
+
+/// Everything that belongs to one port of a tap while the broker runs.
+class TapPort {
+ public:
+  struct Place {
+    std::uint32_t tap = 0;              ///< index in the config
+    std::uint8_t index = 0;             ///< of the port, over all taps: index of its counters
+    std::optional<host::Link> output;   ///< inline: the other port
+    std::uint8_t output_index = 0;      ///< and its index
+  };
+
+  /// Claims and prepares the port, and loads its programs. Nothing is attached.
+  static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state,
+                                               const plan::Plan& plan, const ResolvedTap& how,
+                                               const Place& place, const host::Link& link,
+                                               const io::TeeMemory& memory,
+                                               const io::ClassMaps& classes);
+
+  /// Attaches the stub, which is a wire until engage().
+  Result<void> attach();
+  /// Once all stubs are attached: the other port must take what XDP redirects to it.
+  [[nodiscard]] Result<void> check_output() const;
+  Result<void> engage() { return programs_.engage(); }
+  Result<void> disengage() { return programs_.disengage(); }
+
+  [[nodiscard]] const Place& place() const noexcept { return place_; }
+  [[nodiscard]] const host::Link& link() const noexcept { return port_.link(); }
+  [[nodiscard]] host::Port& host_port() noexcept { return port_; }
+  [[nodiscard]] io::TapPrograms& programs() noexcept { return programs_; }
+  /// A program of an earlier broker was attached when this one came.
+  [[nodiscard]] bool ours_before() const noexcept { return ours_before_; }
+  [[nodiscard]] host::Hook hook() const noexcept { return hook_; }
+  [[nodiscard]] config::Capture capture() const noexcept { return capture_; }
+  [[nodiscard]] config::Mode mode() const noexcept { return mode_; }
+
+  /// AF_XDP sockets by RX queue (redirect); empty for tee.
+  std::vector<std::unique_ptr<io::XskSocket>> sockets;
+  /// Inline redirect: index of the sinks by which originals leave through this port.
+  std::optional<std::uint32_t> exit_target;
+  /// Frames that the device says it dropped on output before the broker started.
+  std::uint64_t tx_dropped_before = 0;
+
+ private:
+  TapPort(host::Port port, io::TapPrograms programs, Place place, const ResolvedTap& how,
+          config::Mode mode, bool ours_before)
+      : port_(std::move(port)),
+        programs_(std::move(programs)),
+        place_(std::move(place)),
+        hook_(how.hook),
+        capture_(how.capture),
+        mode_(mode),
+        ours_before_(ours_before) {}
+
+  host::Port port_;
+  io::TapPrograms programs_;
+  Place place_;
+  host::Hook hook_;
+  config::Capture capture_;
+  config::Mode mode_;
+  bool ours_before_;
+};
+
+}  // namespace vtap::engine

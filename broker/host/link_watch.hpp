@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "vtap/fd.hpp"
+#include "vtap/result.hpp"
+
+namespace vtap::host {
+
+/// News about one device. A device that is renamed or changes otherwise sends its whole state.
+struct LinkEvent {
+  int ifindex = 0;
+  std::string name;
+  bool up = false;       ///< administratively up and carrier
+  bool created = false;  ///< new in this namespace
+  bool deleted = false;  ///< gone from this namespace
+};
+
+/// What `LinkWatch::drain` found.
+struct LinkNews {
+  std::vector<LinkEvent> events;  ///< oldest first
+  bool resync = false;            ///< events were lost: ask links() for the state of everything
+};
+
+/// Subscription to device changes of the namespace in which it was opened.
+class LinkWatch {
+ public:
+  static Result<LinkWatch> open();
+
+  /// For epoll: readable when there is news.
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+
+  /// Takes all news there is; never waits.
+  Result<LinkNews> drain();
+
+ private:
+  explicit LinkWatch(UniqueFd fd) noexcept : fd_(std::move(fd)) {}
+
+  UniqueFd fd_;
+};
+
+}  // namespace vtap::host

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "host/attach.hpp"
+#include "host/link.hpp"
+#include "host/state.hpp"
+#include "vtap/result.hpp"
+
+namespace vtap::host {
+
+enum class Role { tap_inline, tap_host, tap_span, monitor };
+
+struct PortSpec {
+  std::string name;
+  Role role = Role::tap_host;
+  Hook hook = Hook::tc;  ///< where the program of this port sits
+  /// Copies come here by bpf_clone_redirect or from other skbs (clone capture): tags must be in
+  /// the frame. Implied for inline at TC.
+  bool skb_output = false;
+};
+
+/// A port in use: claimed, and set up as its role demands (DESIGN 4, "Attachment"):
+/// - taps at XDP: VLAN RX offload, LRO and hardware GRO off;
+/// - inline and span taps at TC: GRO, LRO and hardware GRO off (a host's own port keeps them, its
+///   super-packets count as missed);
+/// - inline at TC and skb outputs: VLAN TX offload off;
+/// - inline and span: promiscuous; inline and monitor: no IPv6 of its own.
+/// Originals are journalled before they are changed. The destructor gives up only the claim: the
+/// stubs and settings stay, so a wire stays a wire.
+class Port {
+ public:
+  /// Errors, before anything is touched: no such device, held by another broker, not usable in
+  /// this role (a master or uppers as inline or monitor port, a monitor on the default route). On a
+  /// later error the port is left as it was found.
+  static Result<Port> open(const StateDir& state, const PortSpec& spec);
+
+  /// The device as it was found when the port was opened.
+  [[nodiscard]] const Link& link() const noexcept { return link_; }
+  /// For the log: what could not be set up as wished, and what follows from it.
+  [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
+
+  Result<XdpMode> attach_xdp(int prog_fd, bool allow_generic = false);
+  /// Creates (and journals) the clsact qdisc where there is none.
+  Result<TcAttachment> attach_tc(Direction direction, int prog_fd);
+  /// For a hook that the config no longer uses: after the new one is attached.
+  Result<bool> detach_xdp();
+  Result<bool> detach_tc(Direction direction);
+
+  /// Takes our programs away and sets everything back. Goes on after a failure; the first one is
+  /// returned, and what could not be set back stays in the journal. Returns what was undone.
+  Result<std::vector<std::string>> restore();
+
+ private:
+  Port(PortClaim claim, Journal journal, Link link)
+      : claim_(std::move(claim)), journal_(std::move(journal)), link_(std::move(link)) {}
+
+  PortClaim claim_;
+  Journal journal_;
+  Link link_;
+  std::vector<std::string> warnings_;
+};
+
+/// `--detach` for one port: everything of ours undone, also what a killed broker left. Returns what
+/// was undone; nothing there is success. Error: a live broker holds the port.
+Result<std::vector<std::string>> detach_port(const StateDir& state, const std::string& name);
+
+}  // namespace vtap::host

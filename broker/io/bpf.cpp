@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/bpf.hpp"
+
+#include <bpf/libbpf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+namespace vtap::io {
+namespace {
+
+// libbpf has one print function per process and no user pointer; programs are loaded by one thread.
+thread_local std::string libbpf_log;
+constexpr std::size_t kLogLimit = 2000;
+
+int keep_message(libbpf_print_level level, const char* format, va_list arguments) {
+  if (level != LIBBPF_WARN) return 0;
+  std::array<char, 1000> line{};
+  const int length = std::vsnprintf(line.data(), line.size(), format, arguments);
+  if (length > 0 && libbpf_log.size() < kLogLimit) libbpf_log += line.data();
+  return length;
+}
+
+}  // namespace
+
+void capture_libbpf_log() { libbpf_set_print(keep_message); }
+
+Error bpf_error(const std::string& what, int negative_errno) {
+  const int error = -negative_errno;
+  std::string message = what + ": " + std::strerror(error);
+  auto kind = ErrorKind::runtime;
+  if (error == EPERM || error == EACCES) {
+    kind = ErrorKind::unsupported;
+    message += "; needs root or CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON and CAP_IPC_LOCK";
+  } else if (error == EOPNOTSUPP || error == ENOSYS || error == ENOPROTOOPT) {
+    kind = ErrorKind::unsupported;
+    message += "; this kernel lacks the feature (6.1 or later is needed)";
+  }
+  if (!libbpf_log.empty()) message += "; libbpf: " + std::exchange(libbpf_log, {});
+  return {std::move(message), kind};
+}
+
+Result<Mapping> Mapping::open(int map_fd, std::size_t bytes) {
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  bytes = (bytes + page - 1) / page * page;
+  void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, map_fd, 0);
+  if (base == MAP_FAILED) return bpf_error("mapping a BPF array", -errno);
+  return Mapping(static_cast<std::uint8_t*>(base), bytes);
+}
+
+Mapping::~Mapping() {
+  if (base_ != nullptr) munmap(base_, bytes_);
+}
+
+Result<std::uint32_t> possible_cpus() {
+  const int cpus = libbpf_num_possible_cpus();
+  if (cpus <= 0) return bpf_error("counting possible CPUs", cpus);
+  return static_cast<std::uint32_t>(cpus);
+}
+
+}  // namespace vtap::io

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/programs.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "errors.skel.h"
+#include "monitor.skel.h"
+#include "stub_tc.skel.h"
+#include "stub_xdp.skel.h"
+#include "tap_tc.skel.h"
+#include "tap_xdp.skel.h"
+
+namespace vtap::io {
+namespace {
+
+using TapXdp = Skeleton<tap_xdp_bpf, tap_xdp_bpf__destroy>;
+using TapTc = Skeleton<tap_tc_bpf, tap_tc_bpf__destroy>;
+using StubXdp = Skeleton<stub_xdp_bpf, stub_xdp_bpf__destroy>;
+using StubTc = Skeleton<stub_tc_bpf, stub_tc_bpf__destroy>;
+using MonitorObject = Skeleton<monitor_bpf, monitor_bpf__destroy>;
+using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
+
+constexpr std::array kClassMaps = {"vectors", "fields",    "hosts4", "prefixes4",
+                                   "hosts6",  "prefixes6", "macs"};
+
+Result<UniqueFd> create_class_map(bpf_map_type type, const char* name, std::size_t key_size,
+                                  std::size_t value_size, std::size_t entries) {
+  LIBBPF_OPTS(bpf_map_create_opts, options);
+  if (type == BPF_MAP_TYPE_LPM_TRIE) options.map_flags = BPF_F_NO_PREALLOC;
+  const int fd = bpf_map_create(type, name, static_cast<std::uint32_t>(key_size),
+                                static_cast<std::uint32_t>(value_size),
+                                static_cast<std::uint32_t>(std::max<std::size_t>(entries, 1)),
+                                &options);
+  if (fd < 0) return bpf_error(std::string("creating the BPF map ") + name, -errno);
+  return UniqueFd(fd);
+}
+
+Result<void> put(const UniqueFd& map, const char* name, const void* key, const void* value) {
+  if (bpf_map_update_elem(map.get(), key, value, BPF_ANY) == 0) return {};
+  return bpf_error(std::string("filling the BPF map ") + name, -errno);
+}
+
+/// A map with one entry per element of `entries`, pairs of key and class.
+template <typename Entries>
+Result<UniqueFd> load_entries(bpf_map_type type, const char* name, const Entries& entries) {
+  using Entry = typename Entries::value_type;
+  auto map = create_class_map(type, name, sizeof(typename Entry::first_type),
+                              sizeof(typename Entry::second_type), entries.size());
+  if (!map) return map;
+  for (const auto& [key, number] : entries) {
+    if (auto done = put(*map, name, &key, &number); !done) return done.error();
+  }
+  return map;
+}
+
+Result<UniqueFd> load_vectors(const plan::Tables& tables) {
+  const std::uint32_t words = std::max(tables.stride(), 1U);
+  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, "vectors", sizeof(std::uint32_t),
+                              sizeof(std::uint64_t) * words, tables.vector_count());
+  for (std::uint32_t i = 0; map && i < tables.vector_count(); ++i) {
+    if (auto done = put(*map, "vectors", &i, &tables.vectors[std::size_t{i} * words]); !done) {
+      return done.error();
+    }
+  }
+  return map;
+}
+
+Result<UniqueFd> load_fields(const plan::Tables& tables) {
+  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, "fields", sizeof(std::uint32_t),
+                              sizeof(vtap_fields), 1);
+  const std::uint32_t zero = 0;
+  if (map) {
+    if (auto done = put(*map, "fields", &zero, tables.fields.get()); !done) return done.error();
+  }
+  return map;
+}
+
+Result<void> reuse(bpf_object* object, const char* name, int fd) {
+  bpf_map* map = bpf_object__find_map_by_name(object, name);
+  if (map == nullptr) return Error{std::string("the BPF object has no map ") + name};
+  const int error = bpf_map__reuse_fd(map, fd);
+  return error == 0 ? Result<void>{} : bpf_error(std::string("sharing the BPF map ") + name, error);
+}
+
+Result<void> share_maps(bpf_object* object, const TeeMemory& memory, const ClassMaps& classes) {
+  if (auto done = reuse(object, "umem", memory.umem_fd()); !done) return done;
+  if (auto done = reuse(object, "cpus", memory.cpus_fd()); !done) return done;
+  if (auto done = reuse(object, "doorbells", memory.doorbells_fd()); !done) return done;
+  for (const char* name : kClassMaps) {
+    if (auto done = reuse(object, name, classes.fd(name)); !done) return done;
+  }
+  return {};
+}
+
+/// Opens and loads a skeleton whose constants are `config`; `prepare` shares maps before the load.
+template <typename Owner, auto Open, auto Load, typename Prepare>
+Result<Owner> load_skeleton(const char* what, const vtap_port_config& config, Prepare prepare) {
+  Owner skeleton(Open());
+  if (!skeleton) return bpf_error(std::string("opening ") + what, -errno);
+  skeleton->rodata->config = config;
+  if (auto done = prepare(skeleton->obj); !done) return done.error();
+  if (const int error = Load(skeleton.get()); error != 0) {
+    return bpf_error(std::string("loading ") + what, error);
+  }
+  return skeleton;
+}
+
+Result<void> fill_slot(int slot_fd, int program_fd) {
+  const std::uint32_t zero = 0;
+  if (bpf_map_update_elem(slot_fd, &zero, &program_fd, BPF_ANY) == 0) return {};
+  return bpf_error("engaging a tap program", -errno);
+}
+
+}  // namespace
+
+Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
+  ClassMaps loaded;
+  const auto keep = [&](std::string_view name, Result<UniqueFd> map) -> Result<void> {
+    if (!map) return map.error();
+    loaded.maps_.emplace_back(name, std::move(*map));
+    return {};
+  };
+  const auto hash = BPF_MAP_TYPE_HASH;
+  const auto trie = BPF_MAP_TYPE_LPM_TRIE;
+  for (auto& done : {keep("vectors", load_vectors(tables)), keep("fields", load_fields(tables)),
+                     keep("hosts4", load_entries(hash, "hosts4", tables.hosts4)),
+                     keep("prefixes4", load_entries(trie, "prefixes4", tables.prefixes4)),
+                     keep("hosts6", load_entries(hash, "hosts6", tables.hosts6)),
+                     keep("prefixes6", load_entries(trie, "prefixes6", tables.prefixes6)),
+                     keep("macs", load_entries(hash, "macs", tables.macs))}) {
+    if (!done) return done.error();
+  }
+  return loaded;
+}
+
+int ClassMaps::fd(std::string_view name) const noexcept {
+  const auto found = std::ranges::find(maps_, name, [](const auto& entry) { return entry.first; });
+  return found == maps_.end() ? -1 : found->second.get();
+}
+
+/// One hook's pair of skeletons is set, the other pair is empty.
+struct TapPrograms::State {
+  StubXdp stub_xdp;
+  TapXdp tap_xdp;
+  StubTc stub_tc;
+  TapTc tap_tc;
+  std::optional<Mapping> heartbeats;
+
+  [[nodiscard]] int slot_fd() const {
+    return bpf_map__fd(stub_xdp ? stub_xdp->maps.slot : stub_tc->maps.slot);
+  }
+};
+
+TapPrograms::TapPrograms(std::unique_ptr<State> state) : state_(std::move(state)) {}
+TapPrograms::TapPrograms(TapPrograms&&) noexcept = default;
+TapPrograms& TapPrograms::operator=(TapPrograms&&) noexcept = default;
+TapPrograms::~TapPrograms() = default;
+
+namespace {
+
+Result<void> set_output(bpf_map* out, const vtap_port_config& config) {
+  const std::uint32_t zero = 0;
+  if (config.mode != VTAP_MODE_INLINE) return {};
+  if (bpf_map_update_elem(bpf_map__fd(out), &zero, &config.out_ifindex, BPF_ANY) == 0) return {};
+  return bpf_error("setting the output of an inline port", -errno);
+}
+
+}  // namespace
+
+Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& config,
+                                      const TeeMemory& memory, const ClassMaps& classes) {
+  auto state = std::make_unique<State>();
+  const auto nothing = [](bpf_object*) { return Result<void>{}; };
+  const auto share = [&](bpf_object* object) { return share_maps(object, memory, classes); };
+  if (hook == ProgramHook::tc) {
+    auto stub = load_skeleton<StubTc, stub_tc_bpf__open, stub_tc_bpf__load>("the TC stub", config,
+                                                                           nothing);
+    if (!stub) return stub.error();
+    auto tap = load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>("the TC tap program",
+                                                                        config, share);
+    if (!tap) return tap.error();
+    state->stub_tc = std::move(*stub);
+    state->tap_tc = std::move(*tap);
+    return TapPrograms(std::move(state));
+  }
+  auto stub = load_skeleton<StubXdp, stub_xdp_bpf__open, stub_xdp_bpf__load>("the XDP stub",
+                                                                             config, nothing);
+  if (!stub) return stub.error();
+  bpf_map* const out = (*stub)->maps.out;
+  if (auto done = set_output(out, config); !done) return done.error();
+  const auto share_all = [&](bpf_object* object) {
+    auto done = share(object);
+    return done ? reuse(object, "out", bpf_map__fd(out)) : done;
+  };
+  auto tap = load_skeleton<TapXdp, tap_xdp_bpf__open, tap_xdp_bpf__load>("the XDP tap program",
+                                                                         config, share_all);
+  if (!tap) return tap.error();
+  auto heartbeats = Mapping::open(bpf_map__fd((*tap)->maps.heartbeats),
+                                  sizeof(std::uint64_t) * VTAP_MAX_QUEUES);
+  if (!heartbeats) return heartbeats.error();
+  state->heartbeats.emplace(std::move(*heartbeats));
+  state->stub_xdp = std::move(*stub);
+  state->tap_xdp = std::move(*tap);
+  return TapPrograms(std::move(state));
+}
+
+int TapPrograms::stub_fd() const noexcept {
+  return bpf_program__fd(state_->stub_xdp ? state_->stub_xdp->progs.vtap_stub_xdp
+                                          : state_->stub_tc->progs.vtap_stub_tc);
+}
+
+int TapPrograms::plan_fd() const noexcept {
+  return bpf_program__fd(state_->tap_xdp ? state_->tap_xdp->progs.vtap_tap_xdp
+                                         : state_->tap_tc->progs.vtap_tap_tc);
+}
+
+Result<void> TapPrograms::engage() { return fill_slot(state_->slot_fd(), plan_fd()); }
+
+Result<void> TapPrograms::disengage() {
+  const std::uint32_t zero = 0;
+  if (bpf_map_delete_elem(state_->slot_fd(), &zero) == 0 || errno == ENOENT) return {};
+  return bpf_error("disengaging a tap program", -errno);
+}
+
+Result<void> TapPrograms::set_socket(std::uint32_t queue, int socket_fd) {
+  const int map = bpf_map__fd(state_->tap_xdp->maps.xsks);
+  if (bpf_map_update_elem(map, &queue, &socket_fd, BPF_ANY) == 0) return {};
+  return bpf_error("giving an AF_XDP socket to a tap program", -errno);
+}
+
+void TapPrograms::clear_socket(std::uint32_t queue) noexcept {
+  bpf_map_delete_elem(bpf_map__fd(state_->tap_xdp->maps.xsks), &queue);
+}
+
+std::uint64_t* TapPrograms::heartbeat(std::uint32_t queue) const noexcept {
+  return reinterpret_cast<std::uint64_t*>(state_->heartbeats->base()) + queue;
+}
+
+struct MonitorProgram::State {
+  MonitorObject object;
+};
+
+MonitorProgram::MonitorProgram(std::unique_ptr<State> state) : state_(std::move(state)) {}
+MonitorProgram::MonitorProgram(MonitorProgram&&) noexcept = default;
+MonitorProgram& MonitorProgram::operator=(MonitorProgram&&) noexcept = default;
+MonitorProgram::~MonitorProgram() = default;
+
+Result<MonitorProgram> MonitorProgram::load() {
+  MonitorObject object(monitor_bpf__open_and_load());
+  if (!object) return bpf_error("loading the monitor program", -errno);
+  return MonitorProgram(std::make_unique<State>(State{std::move(object)}));
+}
+
+int MonitorProgram::fd(ProgramHook hook) const noexcept {
+  const auto& programs = state_->object->progs;
+  return bpf_program__fd(hook == ProgramHook::xdp ? programs.vtap_monitor_xdp
+                                                  : programs.vtap_monitor_tc);
+}
+
+namespace {
+
+/// Element of a per-CPU array, summed word by word.
+template <typename T>
+T sum_over_cpus(int map_fd, std::uint32_t key) {
+  static_assert(sizeof(T) % sizeof(std::uint64_t) == 0);
+  constexpr std::size_t words = sizeof(T) / sizeof(std::uint64_t);
+  const auto cpus = possible_cpus();
+  T sum{};
+  if (!cpus) return sum;
+  std::vector<std::uint64_t> values(words * cpus.value(), 0);
+  if (bpf_map_lookup_elem(map_fd, &key, values.data()) != 0) return sum;
+  auto* const totals = reinterpret_cast<std::uint64_t*>(&sum);
+  for (std::size_t i = 0; i < values.size(); ++i) totals[i % words] += values[i];
+  return sum;
+}
+
+}  // namespace
+
+std::uint64_t MonitorProgram::arrived() const {
+  return sum_over_cpus<std::uint64_t>(bpf_map__fd(state_->object->maps.arrived), 0);
+}
+
+struct RedirectErrors::State {
+  ErrorsObject object;
+};
+
+RedirectErrors::RedirectErrors(std::unique_ptr<State> state) : state_(std::move(state)) {}
+RedirectErrors::RedirectErrors(RedirectErrors&&) noexcept = default;
+RedirectErrors& RedirectErrors::operator=(RedirectErrors&&) noexcept = default;
+RedirectErrors::~RedirectErrors() = default;
+
+Result<RedirectErrors> RedirectErrors::attach() {
+  const UniqueFd probe(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  std::uint64_t cookie = 0;
+  socklen_t size = sizeof(cookie);
+  if (getsockopt(probe.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size) != 0) {
+    return bpf_error("asking for the network namespace", -errno);
+  }
+  ErrorsObject object(errors_bpf__open());
+  if (!object) return bpf_error("opening the redirect tracepoints", -errno);
+  object->rodata->netns_cookie = cookie;
+  if (const int error = errors_bpf__load(object.get()); error != 0) {
+    return bpf_error("loading the redirect tracepoints", error);
+  }
+  if (const int error = errors_bpf__attach(object.get()); error != 0) {
+    return bpf_error("attaching the redirect tracepoints", error);
+  }
+  return RedirectErrors(std::make_unique<State>(State{std::move(object)}));
+}
+
+Result<void> RedirectErrors::add_port(int ifindex, std::uint32_t port) {
+  const int map = bpf_map__fd(state_->object->maps.port_of);
+  if (bpf_map_update_elem(map, &ifindex, &port, BPF_ANY) == 0) return {};
+  return bpf_error("counting failed redirects", -errno);
+}
+
+void RedirectErrors::remove_port(int ifindex) noexcept {
+  bpf_map_delete_elem(bpf_map__fd(state_->object->maps.port_of), &ifindex);
+}
+
+vtap_redirect_errors RedirectErrors::read(std::uint32_t port) const {
+  return sum_over_cpus<vtap_redirect_errors>(bpf_map__fd(state_->object->maps.redirect_errors),
+                                             port);
+}
+
+}  // namespace vtap::io

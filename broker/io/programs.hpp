@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vtap/abi.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "io/bpf.hpp"
+#include "io/tee.hpp"
+#include "plan/plan.hpp"
+#include "vtap/fd.hpp"
+#include "vtap/result.hpp"
+
+/// The BPF programs of xdp/, loaded and filled. Attaching them to devices is host::Port's business.
+namespace vtap::io {
+
+/// The kernel's classification tables of one plan, shared by the programs of all ports.
+class ClassMaps {
+ public:
+  static Result<ClassMaps> load(const plan::Tables& tables);
+  /// File descriptor by the map's name in xdp/classify.bpf.h; -1: no such map.
+  [[nodiscard]] int fd(std::string_view name) const noexcept;
+
+ private:
+  std::vector<std::pair<std::string_view, UniqueFd>> maps_;
+};
+
+enum class ProgramHook : std::uint8_t { xdp, tc };
+
+/// The two programs of a tap port: the stub that is attached, and the plan's, which the stub
+/// tail-calls while it is engaged. When this object, or the process, dies, the slot empties itself
+/// and the stub is a wire.
+class TapPrograms {
+ public:
+  /// `output`: ifindex of the other port, for inline.
+  static Result<TapPrograms> load(ProgramHook hook, const vtap_port_config& config,
+                                  const TeeMemory& memory, const ClassMaps& classes);
+
+  TapPrograms(TapPrograms&&) noexcept;
+  TapPrograms& operator=(TapPrograms&&) noexcept;
+  ~TapPrograms();
+
+  [[nodiscard]] int stub_fd() const noexcept;
+  /// The plan's program; for BPF_PROG_TEST_RUN.
+  [[nodiscard]] int plan_fd() const noexcept;
+
+  /// From the next packet on the plan's program decides.
+  Result<void> engage();
+  /// From the next packet on the stub is a wire.
+  Result<void> disengage();
+
+  /// XDP redirect: the socket that takes the frames of an RX queue, and the moment its worker last
+  /// ran (CLOCK_MONOTONIC ns), which the worker keeps up to date.
+  Result<void> set_socket(std::uint32_t queue, int socket_fd);
+  void clear_socket(std::uint32_t queue) noexcept;
+  [[nodiscard]] std::uint64_t* heartbeat(std::uint32_t queue) const noexcept;
+
+ private:
+  struct State;
+  explicit TapPrograms(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Drops and counts what arrives on a monitor port.
+class MonitorProgram {
+ public:
+  static Result<MonitorProgram> load();
+  MonitorProgram(MonitorProgram&&) noexcept;
+  MonitorProgram& operator=(MonitorProgram&&) noexcept;
+  ~MonitorProgram();
+
+  [[nodiscard]] int fd(ProgramHook hook) const noexcept;
+  [[nodiscard]] std::uint64_t arrived() const;
+
+ private:
+  struct State;
+  explicit MonitorProgram(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Redirects that failed behind the programs' back, by raw tracepoints. Counts as long as it lives.
+class RedirectErrors {
+ public:
+  /// Network namespace: that of the calling thread.
+  static Result<RedirectErrors> attach();
+  RedirectErrors(RedirectErrors&&) noexcept;
+  RedirectErrors& operator=(RedirectErrors&&) noexcept;
+  ~RedirectErrors();
+
+  Result<void> add_port(int ifindex, std::uint32_t port);
+  void remove_port(int ifindex) noexcept;
+  /// Since the start, over all CPUs.
+  [[nodiscard]] vtap_redirect_errors read(std::uint32_t port) const;
+
+ private:
+  struct State;
+  explicit RedirectErrors(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace vtap::io

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/tee.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cerrno>
+
+#include "pipeline/checksum.hpp"
+
+namespace vtap::io {
+namespace {
+
+constexpr std::uint32_t kDoorbellBytes = 4096;
+constexpr std::uint32_t kIdleShare = 512;  ///< frames, at most, of a CPU that delivers nothing
+constexpr std::uint32_t kLeastShare = 32;
+
+Result<UniqueFd> create_map(bpf_map_type type, const char* name, std::uint32_t value_size,
+                            std::uint32_t entries, const bpf_map_create_opts* options) {
+  const std::uint32_t key_size = type == BPF_MAP_TYPE_RINGBUF ? 0 : sizeof(std::uint32_t);
+  const int fd = bpf_map_create(type, name, key_size, value_size, entries, options);
+  if (fd < 0) return bpf_error(std::string("creating the BPF map ") + name, -errno);
+  return UniqueFd(fd);
+}
+
+Result<UniqueFd> create_shared_array(const char* name, std::uint32_t value_size,
+                                     std::uint32_t entries) {
+  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = BPF_F_MMAPABLE);
+  return create_map(BPF_MAP_TYPE_ARRAY, name, value_size, entries, &options);
+}
+
+Result<UniqueFd> create_doorbells(std::uint32_t cpus) {
+  auto model = create_map(BPF_MAP_TYPE_RINGBUF, "vtap_bell", 0, kDoorbellBytes, nullptr);
+  if (!model) return model.error();
+  LIBBPF_OPTS(bpf_map_create_opts, options,
+              .inner_map_fd = static_cast<std::uint32_t>(model->get()));
+  return create_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, "vtap_bells", sizeof(std::uint32_t), cpus,
+                    &options);
+}
+
+std::uint32_t load_acquire(const std::uint32_t& word) noexcept {
+  return std::atomic_ref(const_cast<std::uint32_t&>(word)).load(std::memory_order_acquire);
+}
+void store_release(std::uint32_t& word, std::uint32_t value) noexcept {
+  std::atomic_ref(word).store(value, std::memory_order_release);
+}
+
+/// What the kernel would have done to the frame before it left: see VTAP_DESC_CSUM_*.
+void finish_checksum(const vtap_desc& desc, std::uint8_t* frame) noexcept {
+  const std::span bytes(frame, desc.len);
+  if ((desc.flags & VTAP_DESC_CSUM_PARTIAL) != 0) {
+    pipeline::complete_checksum(bytes, desc.csum_start, desc.csum_offset);
+  } else if ((desc.flags & VTAP_DESC_CSUM_UNKNOWN) != 0) {
+    pipeline::complete_if_unfinished(bytes);
+  }
+}
+
+}  // namespace
+
+Result<TeeMemory> TeeMemory::create(std::uint32_t frames, std::uint32_t frame_size) {
+  auto cpus = possible_cpus();
+  if (!cpus) return cpus.error();
+  auto umem_fd = create_shared_array("vtap_umem", frame_size, frames);
+  if (!umem_fd) return umem_fd.error();
+  auto cpus_fd = create_shared_array("vtap_cpus", sizeof(vtap_cpu), *cpus);
+  if (!cpus_fd) return cpus_fd.error();
+  auto doorbells_fd = create_doorbells(*cpus);
+  if (!doorbells_fd) return doorbells_fd.error();
+  auto umem = Mapping::open(umem_fd->get(), std::size_t{frames} * frame_size);
+  if (!umem) return umem.error();
+  auto rings = Mapping::open(cpus_fd->get(), sizeof(vtap_cpu) * *cpus);
+  if (!rings) return rings.error();
+  return TeeMemory(std::move(*umem_fd), std::move(*cpus_fd), std::move(*doorbells_fd),
+                   std::move(*umem), std::move(*rings), frames, frame_size, *cpus);
+}
+
+Result<void> TeeMemory::set_doorbell(std::uint32_t cpu, int ring_buffer_fd) const {
+  if (bpf_map_update_elem(doorbells_fd(), &cpu, &ring_buffer_fd, BPF_ANY) != 0) {
+    return bpf_error("installing the doorbell of CPU " + std::to_string(cpu), -errno);
+  }
+  return {};
+}
+
+vtap_port_counters TeeMemory::counters(std::uint32_t port) const noexcept {
+  constexpr std::size_t words = sizeof(vtap_port_counters) / sizeof(__u64);
+  vtap_port_counters sum{};
+  auto* const totals = reinterpret_cast<__u64*>(&sum);
+  for (std::uint32_t i = 0; i < cpus_; ++i) {
+    auto* const values = reinterpret_cast<__u64*>(&cpu(i).port[port]);
+    for (std::size_t word = 0; word < words; ++word) {
+      totals[word] += std::atomic_ref(values[word]).load(std::memory_order_relaxed);
+    }
+  }
+  return sum;
+}
+
+void Doorbell::Free::operator()(ring_buffer* buffer) const noexcept { ring_buffer__free(buffer); }
+
+Result<Doorbell> Doorbell::create() {
+  auto fd = create_map(BPF_MAP_TYPE_RINGBUF, "vtap_bell", 0, kDoorbellBytes, nullptr);
+  if (!fd) return fd.error();
+  std::unique_ptr<ring_buffer, Free> buffer(ring_buffer__new(
+      fd->get(), [](void*, void*, std::size_t) { return 0; }, nullptr, nullptr));
+  if (!buffer) return bpf_error("opening a doorbell", -errno);
+  return Doorbell(std::move(*fd), std::move(buffer));
+}
+
+void Doorbell::silence() noexcept { ring_buffer__consume(buffer_.get()); }
+
+TeeSource::TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem,
+                     pipeline::FramePool& pool, std::uint32_t budget)
+    : umem_(umem), pool_(pool), budget_(budget) {
+  for (vtap_cpu* ring : rings) rings_.push_back({ring});
+  share_out();
+  refill();
+}
+
+/// A CPU that has never delivered gets a small share, so that
+/// its first frames find room; the others divide the rest.
+void TeeSource::share_out() noexcept {
+  if (rings_.empty()) return;
+  const auto count = static_cast<std::uint32_t>(rings_.size());
+  const auto active = static_cast<std::uint32_t>(std::ranges::count_if(rings_, &Ring::active));
+  idle_share_ = std::clamp(budget_ / (2 * count), std::min(kLeastShare, budget_ / count), kIdleShare);
+  const std::uint32_t idle_total = idle_share_ * (count - active);
+  const std::uint32_t rest = budget_ > idle_total ? budget_ - idle_total : 0;
+  active_share_ = std::clamp<std::uint32_t>(rest / std::max(active, 1U), idle_share_,
+                                            VTAP_RING_SLOTS);
+}
+
+void TeeSource::receive(pipeline::Burst& burst) noexcept {
+  for (std::size_t i = 0; i < rings_.size() && !burst.full(); ++i) {
+    take(rings_[next_], burst);
+    next_ = next_ + 1 == rings_.size() ? 0 : next_ + 1;
+  }
+}
+
+void TeeSource::take(Ring& ring, pipeline::Burst& burst) noexcept {
+  const std::uint32_t ready = load_acquire(ring.shared->desc_prod) - ring.desc_cons;
+  if (ready == 0) return;
+  const std::uint32_t room = pipeline::Burst::kCapacity - burst.size;
+  const std::uint32_t count = std::min(ready, room);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const vtap_desc& desc = ring.shared->desc_ring[(ring.desc_cons + i) & (VTAP_RING_SLOTS - 1)];
+    const auto address = umem_.start(pipeline::FrameNumber{desc.frame});
+    if (desc.flags != 0) finish_checksum(desc, umem_.at(address));
+    burst.push(address, desc.len, desc.port);
+  }
+  ring.desc_cons += count;
+  store_release(ring.shared->desc_cons, ring.desc_cons);
+  if (!ring.active) {
+    ring.active = true;
+    share_out();
+  }
+  refill(ring);
+}
+
+void TeeSource::refill() noexcept {
+  for (Ring& ring : rings_) refill(ring);
+}
+
+void TeeSource::refill(Ring& ring) noexcept {
+  const std::uint32_t share = ring.active ? active_share_ : idle_share_;
+  const std::uint32_t there = ring.free_prod - load_acquire(ring.shared->free_cons);
+  if (there >= share) return;
+  const std::uint32_t count = std::min(share - there, pool_.available());
+  if (count == 0) return;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    ring.shared->free_ring[ring.free_prod++ & (VTAP_RING_SLOTS - 1)] =
+        static_cast<std::uint32_t>(pool_.take());
+  }
+  store_release(ring.shared->free_prod, ring.free_prod);
+}
+
+bool TeeSource::prepare_sleep() noexcept {
+  for (Ring& ring : rings_) std::atomic_ref(ring.shared->sleeping).store(1);
+  // The program exchanges desc_prod, then reads the flag; we set the flag, then read desc_prod. One
+  // of the two sees the other.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const bool empty = std::ranges::all_of(
+      rings_, [](const Ring& ring) { return load_acquire(ring.shared->desc_prod) == ring.desc_cons; });
+  if (!empty) wake();
+  return empty;
+}
+
+void TeeSource::wake() noexcept {
+  for (Ring& ring : rings_) std::atomic_ref(ring.shared->sleeping).store(0);
+}
+
+std::uint32_t TeeSource::frames_out() const noexcept {
+  std::uint32_t frames = 0;
+  for (const Ring& ring : rings_) {
+    frames += ring.free_prod - load_acquire(ring.shared->free_cons);
+    frames += load_acquire(ring.shared->desc_prod) - ring.desc_cons;
+  }
+  return frames;
+}
+
+}  // namespace vtap::io

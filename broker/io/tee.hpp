@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vtap/abi.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "io/bpf.hpp"
+#include "pipeline/burst.hpp"
+#include "pipeline/counters.hpp"
+#include "pipeline/frame_pool.hpp"
+#include "vtap/fd.hpp"
+#include "vtap/result.hpp"
+
+namespace vtap::io {
+
+/// The memory that kernel and broker share: the UMEM (a mmapable BPF array, one element a frame),
+/// the per-CPU rings, and the table of doorbells. Lives as long as the broker.
+class TeeMemory {
+ public:
+  static Result<TeeMemory> create(std::uint32_t frames, std::uint32_t frame_size);
+
+  [[nodiscard]] pipeline::UmemView umem() const noexcept {
+    return {umem_.base(), frame_size_, frames_};
+  }
+  [[nodiscard]] std::uint32_t cpus() const noexcept { return cpus_; }
+  [[nodiscard]] vtap_cpu& cpu(std::uint32_t number) const noexcept {
+    return reinterpret_cast<vtap_cpu*>(rings_.base())[number];
+  }
+  [[nodiscard]] int umem_fd() const noexcept { return umem_fd_.get(); }
+  [[nodiscard]] int cpus_fd() const noexcept { return cpus_fd_.get(); }
+  [[nodiscard]] int doorbells_fd() const noexcept { return doorbells_fd_.get(); }
+
+  /// Lets the programs of that CPU ring this ring buffer.
+  Result<void> set_doorbell(std::uint32_t cpu, int ring_buffer_fd) const;
+
+  /// A tap port's counters, summed over all CPUs.
+  [[nodiscard]] vtap_port_counters counters(std::uint32_t port) const noexcept;
+
+ private:
+  TeeMemory(UniqueFd umem_fd, UniqueFd cpus_fd, UniqueFd doorbells_fd, Mapping umem, Mapping rings,
+            std::uint32_t frames, std::uint32_t frame_size, std::uint32_t cpus)
+      : umem_fd_(std::move(umem_fd)),
+        cpus_fd_(std::move(cpus_fd)),
+        doorbells_fd_(std::move(doorbells_fd)),
+        umem_(std::move(umem)),
+        rings_(std::move(rings)),
+        frames_(frames),
+        frame_size_(frame_size),
+        cpus_(cpus) {}
+
+  UniqueFd umem_fd_, cpus_fd_, doorbells_fd_;
+  Mapping umem_, rings_;
+  std::uint32_t frames_, frame_size_, cpus_;
+};
+
+/// A BPF ring buffer whose records say nothing but "wake up". Readable (epoll) until emptied.
+class Doorbell {
+ public:
+  static Result<Doorbell> create();
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  /// Takes all records.
+  void silence() noexcept;
+
+ private:
+  struct Free {
+    void operator()(ring_buffer* buffer) const noexcept;
+  };
+  Doorbell(UniqueFd fd, std::unique_ptr<ring_buffer, Free> buffer)
+      : fd_(std::move(fd)), buffer_(std::move(buffer)) {}
+  UniqueFd fd_;
+  std::unique_ptr<ring_buffer, Free> buffer_;
+};
+
+/// The tee rings of some CPUs, as one worker serves them: takes the copies, gives free frames. The
+/// frames that lie in a CPU's free ring are the pool's, with one reference each.
+class TeeSource {
+ public:
+  /// `rings`: of the CPUs to serve. They, `umem` and `pool` outlive the source. `budget`: frames
+  /// that the rings may hold together.
+  TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem,
+            pipeline::FramePool& pool, std::uint32_t budget);
+
+  /// Appends copies to the burst while there is room, and replaces the frames they came in.
+  void receive(pipeline::Burst& burst) noexcept;
+
+  /// Gives free frames to CPUs that have fewer than their share.
+  void refill() noexcept;
+
+  /// Asks the programs to ring the doorbell. False: copies are waiting already, do not sleep. Undone
+  /// by wake().
+  bool prepare_sleep() noexcept;
+  void wake() noexcept;
+
+  /// Frames that lie in free rings or wait in tee rings.
+  [[nodiscard]] std::uint32_t frames_out() const noexcept;
+
+ private:
+  struct Ring {
+    vtap_cpu* shared;
+    std::uint32_t desc_cons = 0;
+    std::uint32_t free_prod = 0;
+    bool active = false;  ///< has delivered: gets a deep share of frames
+  };
+  void take(Ring& ring, pipeline::Burst& burst) noexcept;
+  void refill(Ring& ring) noexcept;
+  void share_out() noexcept;
+
+  std::vector<Ring> rings_;
+  pipeline::UmemView umem_;
+  pipeline::FramePool& pool_;
+  std::size_t next_ = 0;  ///< ring that is looked at first
+  std::uint32_t budget_;
+  std::uint32_t active_share_ = 0;
+  std::uint32_t idle_share_ = 0;
+};
+
+}  // namespace vtap::io

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/xsk_ports.hpp"
+
+#include <linux/if_xdp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cassert>
+
+namespace vtap::io {
+namespace {
+
+/// System calls per flush at most: in copy mode older kernels move 32 descriptors in each, and a
+/// burst is 64; more would hold up the other monitors.
+constexpr int kKicks = 4;
+constexpr std::uint32_t kReclaimBatch = 256;
+
+}  // namespace
+
+XskSink::XskSink(pipeline::UmemView umem, FrameReturn& home, std::uint32_t limit)
+    : umem_(umem), home_(home), limit_(limit), held_length_(umem.frames, 0) {}
+
+pipeline::Sink::Posted XskSink::post(std::span<const pipeline::TxDescriptor> frames) noexcept {
+  if (socket_ == nullptr) return {0, Refusal::down};
+  const auto wanted = static_cast<std::uint32_t>(frames.size());
+  const std::uint32_t allowed = std::min(wanted, limit_ - std::min(limit_, held_));
+  const std::uint32_t room = xsk_prod_nb_free(&socket_->tx, allowed);
+  const std::uint32_t count = std::min(allowed, room);
+  const Posted posted{count, count == allowed ? Refusal::queue_full : Refusal::ring_full};
+  std::uint32_t slot = 0;
+  if (count == 0 || xsk_ring_prod__reserve(&socket_->tx, count, &slot) != count) {
+    return {0, posted.refusal};
+  }
+  for (const pipeline::TxDescriptor& frame : frames.first(count)) {
+    xdp_desc* desc = xsk_ring_prod__tx_desc(&socket_->tx, slot++);
+    desc->addr = static_cast<std::uint64_t>(frame.address);
+    desc->len = frame.length;
+    desc->options = 0;
+    held_length_[static_cast<std::uint32_t>(umem_.number(frame.address))] =
+        static_cast<std::uint16_t>(frame.length);
+  }
+  xsk_ring_prod__submit(&socket_->tx, count);
+  held_ += count;
+  return posted;
+}
+
+std::uint32_t XskSink::unsent() const noexcept {
+  const std::uint32_t taken = std::atomic_ref(*socket_->tx.consumer).load(std::memory_order_acquire);
+  return *socket_->tx.producer - taken;
+}
+
+void XskSink::flush() noexcept {
+  if (socket_ == nullptr || held_ == 0) return;
+  // Also kicked when nothing new was posted: a ring that the kernel left full stalls otherwise.
+  for (int kick = 0; kick < kKicks && unsent() != 0; ++kick) {
+    if (xsk_ring_prod__needs_wakeup(&socket_->tx) == 0) return;
+    // An error means "not now" (EAGAIN, EBUSY, ENOBUFS) or a link that is down, which the link
+    // watch tells; either way the frames stay in the ring.
+    if (sendto(socket_->fd(), nullptr, 0, MSG_DONTWAIT, nullptr, 0) < 0) return;
+  }
+}
+
+std::uint32_t XskSink::forget(pipeline::FrameNumber frame) noexcept {
+  const std::uint32_t length =
+      std::exchange(held_length_[static_cast<std::uint32_t>(frame)], std::uint16_t{0});
+  assert(length != 0 && held_ > 0);
+  --held_;
+  home_.give_back(frame);
+  return length;
+}
+
+std::uint32_t XskSink::reclaim() noexcept {
+  if (socket_ == nullptr || held_ == 0) return 0;
+  std::uint32_t slot = 0;
+  const std::uint32_t count = xsk_ring_cons__peek(&socket_->completion, kReclaimBatch, &slot);
+  if (count == 0) return 0;
+  std::uint64_t bytes = 0;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint64_t address = *xsk_ring_cons__comp_addr(&socket_->completion, slot + i);
+    bytes += forget(umem_.number(pipeline::FrameAddress{address}));
+  }
+  xsk_ring_cons__release(&socket_->completion, count);
+  sent_frames_.add(count);
+  sent_bytes_.add(bytes);
+  return count;
+}
+
+std::uint32_t XskSink::retract() noexcept {
+  if (socket_ == nullptr || socket_->zero_copy()) return 0;
+  const std::uint32_t count = unsent();
+  for (std::uint32_t i = 0; i < count; ++i) {
+    xdp_desc* desc = xsk_ring_prod__tx_desc(&socket_->tx, *socket_->tx.producer - count + i);
+    forget(umem_.number(pipeline::FrameAddress{desc->addr}));
+    // An address outside the UMEM: the kernel skips the descriptor and completes nothing.
+    desc->addr = std::uint64_t{umem_.frames} * umem_.frame_size;
+    desc->len = 1;
+  }
+  return count;
+}
+
+std::uint32_t XskSink::abandon() noexcept {
+  std::uint32_t count = 0;
+  for (std::uint32_t frame = 0; held_ != 0 && frame < held_length_.size(); ++frame) {
+    if (held_length_[frame] == 0) continue;
+    forget(pipeline::FrameNumber{frame});
+    ++count;
+  }
+  return count;
+}
+
+XskSource::XskSource(XskSocket& socket, std::uint8_t port, pipeline::UmemView umem,
+                     pipeline::FramePool& pool)
+    : socket_(socket), port_(port), umem_(umem), pool_(pool) {
+  refill();
+}
+
+void XskSource::receive(pipeline::Burst& burst) noexcept {
+  std::uint32_t slot = 0;
+  const std::uint32_t room = pipeline::Burst::kCapacity - burst.size;
+  const std::uint32_t count = xsk_ring_cons__peek(&socket_.rx, room, &slot);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const xdp_desc* desc = xsk_ring_cons__rx_desc(&socket_.rx, slot + i);
+    burst.push(pipeline::FrameAddress{desc->addr}, desc->len, port_);
+  }
+  if (count != 0) xsk_ring_cons__release(&socket_.rx, count);
+  out_ -= count;
+  refill();
+}
+
+void XskSource::refill() noexcept {
+  const std::uint32_t depth = socket_.spec().rx_size;
+  const std::uint32_t wanted = std::min(depth - std::min(depth, out_), pool_.available());
+  std::uint32_t slot = 0;
+  if (wanted != 0 && xsk_ring_prod__reserve(&socket_.fill, wanted, &slot) == wanted) {
+    for (std::uint32_t i = 0; i < wanted; ++i) {
+      *xsk_ring_prod__fill_addr(&socket_.fill, slot + i) =
+          static_cast<std::uint64_t>(umem_.start(pool_.take()));
+    }
+    xsk_ring_prod__submit(&socket_.fill, wanted);
+    out_ += wanted;
+  }
+  if (xsk_ring_prod__needs_wakeup(&socket_.fill) != 0) {
+    recvfrom(socket_.fd(), nullptr, 0, MSG_DONTWAIT, nullptr, nullptr);
+  }
+}
+
+}  // namespace vtap::io

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "io/xsk.hpp"
+#include "pipeline/burst.hpp"
+#include "pipeline/counters.hpp"
+#include "pipeline/frame_pool.hpp"
+
+/// The two ends of an AF_XDP socket, as a worker uses them. A socket may carry both.
+namespace vtap::io {
+
+/// Where frames go whose last use by a ring is over. The worker decides whether they are its own.
+class FrameReturn {
+ public:
+  FrameReturn() = default;
+  FrameReturn(const FrameReturn&) = delete;
+  FrameReturn& operator=(const FrameReturn&) = delete;
+  virtual ~FrameReturn() = default;
+  virtual void give_back(pipeline::FrameNumber frame) noexcept = 0;
+};
+
+/// The TX ring of one queue of a monitor or of an inline port. Holds one reference of every frame
+/// between post() and its completion. Without a socket it is down and refuses everything.
+class XskSink final : public pipeline::Sink {
+ public:
+  /// `limit`: frames held at most.
+  XskSink(pipeline::UmemView umem, FrameReturn& home, std::uint32_t limit);
+
+  /// Null: none. The socket outlives its use here: see disconnect().
+  void connect(XskSocket* socket) noexcept { socket_ = socket; }
+  /// Stops using the socket. Frames it still holds stay held until abandon().
+  XskSocket* disconnect() noexcept { return std::exchange(socket_, nullptr); }
+  /// Once the socket is closed: gives back what it held. Returns how many frames never left.
+  std::uint32_t abandon() noexcept;
+
+  Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
+  /// Tells the kernel of posted frames, once; never waits.
+  void flush() noexcept;
+  /// Takes back what the kernel has sent. Returns how many.
+  std::uint32_t reclaim() noexcept;
+  /// Takes back frames that the kernel has not begun to send; for originals that are too old.
+  /// Only copy mode can: there, nothing but our own system call moves the ring. Returns how many.
+  std::uint32_t retract() noexcept;
+
+  [[nodiscard]] bool connected() const noexcept { return socket_ != nullptr; }
+  [[nodiscard]] std::uint32_t held() const noexcept { return held_; }
+  [[nodiscard]] const pipeline::Counter& sent_frames() const noexcept { return sent_frames_; }
+  [[nodiscard]] const pipeline::Counter& sent_bytes() const noexcept { return sent_bytes_; }
+
+ private:
+  [[nodiscard]] std::uint32_t unsent() const noexcept;
+  std::uint32_t forget(pipeline::FrameNumber frame) noexcept;
+
+  XskSocket* socket_ = nullptr;
+  pipeline::UmemView umem_;
+  FrameReturn& home_;
+  std::uint32_t limit_;
+  std::uint32_t held_ = 0;
+  /// By frame: bytes of it that this ring was given; 0: not held.
+  std::vector<std::uint16_t> held_length_;
+  pipeline::Counter sent_frames_, sent_bytes_;
+};
+
+/// The RX ring of one queue of a tap port.
+class XskSource {
+ public:
+  XskSource(XskSocket& socket, std::uint8_t port, pipeline::UmemView umem,
+            pipeline::FramePool& pool);
+
+  /// Appends received frames to the burst while there is room; as many fresh ones go to the fill
+  /// ring.
+  void receive(pipeline::Burst& burst) noexcept;
+  void refill() noexcept;
+
+  [[nodiscard]] std::uint8_t port() const noexcept { return port_; }
+  [[nodiscard]] XskSocket& socket() const noexcept { return socket_; }
+  /// Frames that wait in the fill and RX rings.
+  [[nodiscard]] std::uint32_t frames_out() const noexcept { return out_; }
+
+ private:
+  XskSocket& socket_;
+  std::uint8_t port_;
+  pipeline::UmemView umem_;
+  pipeline::FramePool& pool_;
+  std::uint32_t out_ = 0;
+};
+
+}  // namespace vtap::io

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vtap/abi.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "pipeline/frame_pool.hpp"
+
+namespace vtap::pipeline {
+
+/// A set of frames of one burst, by their index in it.
+using FrameSet = std::uint64_t;
+
+/// Frame as a TX ring takes it.
+struct TxDescriptor {
+  FrameAddress address{};
+  std::uint32_t length = 0;  ///< bytes
+};
+
+/// Up to 64 frames travelling together. A source fills the first part, stages annotate the rest;
+/// everything is sized here, nothing grows. The burst holds one reference of each frame.
+struct Burst {
+  static constexpr std::uint32_t kCapacity = 64;
+
+  std::uint32_t size = 0;
+  std::array<FrameAddress, kCapacity> address{};
+  std::array<std::uint32_t, kCapacity> length{};  ///< bytes
+  std::array<std::uint8_t, kCapacity> port{};     ///< tap port index
+  std::array<vtap_key, kCapacity> key{};          ///< parse
+
+  [[nodiscard]] FrameSet all() const noexcept {
+    return size == kCapacity ? ~FrameSet{0} : (FrameSet{1} << size) - 1;
+  }
+  [[nodiscard]] bool full() const noexcept { return size == kCapacity; }
+
+  /// Precondition: !full().
+  void push(FrameAddress frame, std::uint32_t bytes, std::uint8_t tap_port) noexcept {
+    address[size] = frame;
+    length[size] = bytes;
+    port[size] = tap_port;
+    ++size;
+  }
+};
+
+/// Where copies (or, for an inline redirect, originals) go. Implementations: a TX ring of this
+/// worker, a queue to the worker that owns the ring, memory in tests.
+class Sink {
+ public:
+  Sink() = default;
+  Sink(const Sink&) = delete;
+  Sink& operator=(const Sink&) = delete;
+  virtual ~Sink() = default;
+
+  /// Why frames were not taken.
+  enum class Refusal : std::uint8_t { ring_full, queue_full, down };
+  struct Posted {
+    std::uint32_t taken = 0;                 ///< the first so many; the sink has their references
+    Refusal refusal = Refusal::ring_full;  ///< of the others
+  };
+
+  /// Takes what there is room for, in order; never waits.
+  virtual Posted post(std::span<const TxDescriptor> frames) noexcept = 0;
+};
+
+/// Calls `visit(index)` for each frame of a set, in order.
+template <typename Visit>
+void for_each_frame(FrameSet set, Visit&& visit) {
+  while (set != 0) {
+    visit(static_cast<std::uint32_t>(__builtin_ctzll(set)));
+    set &= set - 1;
+  }
+}
+
+}  // namespace vtap::pipeline

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/meter.hpp"
+
+#include <algorithm>
+
+namespace vtap::pipeline {
+namespace {
+
+constexpr double kTicksPerSecond = 256e9;
+constexpr unsigned kTickShift = 8;
+
+double units_per_second(const config::Meter& config) noexcept {
+  return config.packets_per_second != 0 ? static_cast<double>(config.packets_per_second)
+                                        : static_cast<double>(config.bits_per_second) / 8;
+}
+
+}  // namespace
+
+Meter::Meter(const config::Meter& config) noexcept
+    : ticks_per_unit_(kTicksPerSecond / units_per_second(config)),
+      depth_(static_cast<std::int64_t>(ticks_per_unit_ * static_cast<double>(config.burst))),
+      by_packets_(config.packets_per_second != 0) {}
+
+FrameSet Meter::conforming(FrameSet frames, const Burst& burst, std::uint64_t now) noexcept {
+  const auto tick = static_cast<std::int64_t>(now << kTickShift);
+  std::int64_t seen = full_at_.load(std::memory_order_relaxed);
+  while (true) {
+    std::int64_t full_at = std::max(seen, tick);
+    FrameSet passed = 0;
+    for_each_frame(frames, [&](std::uint32_t i) {
+      const double units = by_packets_ ? 1.0 : static_cast<double>(burst.length[i]);
+      const auto next = full_at + static_cast<std::int64_t>(units * ticks_per_unit_);
+      if (next - tick > depth_) return;
+      full_at = next;
+      passed |= FrameSet{1} << i;
+    });
+    if (passed == 0 || full_at_.compare_exchange_weak(seen, full_at, std::memory_order_relaxed)) {
+      return passed;
+    }
+  }
+}
+
+}  // namespace vtap::pipeline

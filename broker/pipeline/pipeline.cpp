@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/pipeline.hpp"
+
+#include <vtap/parse.h>
+
+#include <algorithm>
+#include <bit>
+
+namespace vtap::pipeline {
+namespace {
+
+SharedPlan::Policy make_policy(const config::Policy& config) {
+  SharedPlan::Policy policy;
+  if (config.sample) policy.sampler = std::make_unique<Sampler>(*config.sample);
+  if (config.meter) policy.meter = std::make_unique<Meter>(*config.meter);
+  policy.slice = config.slice.value_or(~0U);
+  for (const std::uint32_t monitor : config.monitors) {
+    policy.targets.push_back({monitor, static_cast<std::uint32_t>(policy.targets.size())});
+  }
+  return policy;
+}
+
+bool samples_flows(const config::Policy& policy) { return policy.sample && policy.sample->flows; }
+
+std::uint64_t bytes_of(const Burst& burst, FrameSet frames) noexcept {
+  std::uint64_t bytes = 0;
+  for_each_frame(frames, [&](std::uint32_t i) { bytes += burst.length[i]; });
+  return bytes;
+}
+
+std::uint64_t count(FrameSet frames) noexcept {
+  return static_cast<std::uint64_t>(std::popcount(frames));
+}
+
+}  // namespace
+
+SharedPlan::SharedPlan(const plan::Plan& plan)
+    : classifier_(plan.tables),
+      words_(plan.tables.config.match_words),
+      reads_keys_(plan.tables.config.dims != 0 ||
+                  std::ranges::any_of(plan.config.policies, samples_flows)) {
+  for (const auto& policy : plan.config.policies) policies_.push_back(make_policy(policy));
+  std::uint32_t port = 0;
+  for (std::uint32_t tap = 0; tap < plan.config.taps.size(); ++tap) {
+    for (std::size_t i = 0; i < plan.config.taps[tap].ports.size(); ++i) tap_of_port_[port++] = tap;
+  }
+}
+
+Pipeline::Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool,
+                   std::span<Sink* const> monitors)
+    : plan_(plan),
+      umem_(umem),
+      pool_(pool),
+      monitors_(monitors.begin(), monitors.end()),
+      frames_of_(plan.policies().size(), 0),
+      touched_((plan.policies().size() + 63) / 64, 0),
+      words_(plan.words(), 0),
+      outgoing_(monitors.size()),
+      policy_counters_(plan.policies().size()),
+      monitor_counters_(monitors.size()) {
+  for (std::size_t i = 0; i < policy_counters_.size(); ++i) {
+    policy_counters_[i].monitors =
+        std::vector<PolicyMonitorCounters>(plan.policies()[i].targets.size());
+  }
+}
+
+std::uint32_t Pipeline::forward(const Burst& burst, FramePool& pool, UmemView umem,
+                                Sink& output) noexcept {
+  std::array<TxDescriptor, Burst::kCapacity> frames;
+  for (std::uint32_t i = 0; i < burst.size; ++i) frames[i] = {burst.address[i], burst.length[i]};
+  const std::uint32_t taken = output.post(std::span(frames).first(burst.size)).taken;
+  for (std::uint32_t i = 0; i < taken; ++i) pool.add_reference(umem.number(burst.address[i]));
+  return taken;
+}
+
+void Pipeline::process(Burst& burst, std::uint64_t now) noexcept {
+  if (plan_.words() == 0) return;
+  parse(burst);
+  classify(burst);
+  for (std::size_t word = 0; word < touched_.size(); ++word) {
+    for_each_frame(touched_[word], [&](std::uint32_t bit) {
+      select(static_cast<std::uint32_t>(word * 64) + bit, burst, now);
+    });
+    touched_[word] = 0;
+  }
+  fan_out(burst);
+}
+
+void Pipeline::parse(Burst& burst) const noexcept {
+  if (!plan_.reads_keys()) return;
+  for (std::uint32_t i = 0; i < burst.size; ++i) {
+    const std::uint32_t length = burst.length[i];
+    vtap_parse(umem_.at(burst.address[i]), std::min<std::uint32_t>(length, VTAP_WINDOW), length,
+               &burst.key[i]);
+  }
+}
+
+/// Turns "policies of each frame" into "frames of each policy", which is what samples, meters and
+/// counters want: one operation per burst and policy.
+void Pipeline::classify(const Burst& burst) noexcept {
+  const plan::Classifier& classifier = plan_.classifier();
+  for (std::uint32_t i = 0; i < burst.size; ++i) {
+    const std::uint32_t tap = plan_.tap_of_port(burst.port[i]);
+    if (!classifier.classify(burst.key[i], tap, words_.data())) continue;
+    classifier.for_each_policy(words_.data(), [&](std::uint32_t policy) {
+      frames_of_[policy] |= FrameSet{1} << i;
+      touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
+    });
+  }
+}
+
+void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept {
+  const SharedPlan::Policy& rules = plan_.policies()[policy];
+  PolicyCounters& counters = policy_counters_[policy];
+  FrameSet frames = std::exchange(frames_of_[policy], 0);
+  counters.matched_frames.add(count(frames));
+  counters.matched_bytes.add(bytes_of(burst, frames));
+  if (rules.sampler) {
+    const FrameSet chosen = rules.sampler->chosen(frames, burst);
+    counters.dropped_sample.add(count(frames & ~chosen));
+    frames = chosen;
+  }
+  if (rules.meter) {
+    const FrameSet conforming = rules.meter->conforming(frames, burst, now);
+    counters.dropped_meter.add(count(frames & ~conforming));
+    frames = conforming;
+  }
+  send(burst, policy, frames);
+}
+
+/// Notes which frames a policy sends to its monitors; a monitor that has a frame already, by an
+/// earlier policy, keeps that one.
+void Pipeline::send(const Burst& burst, std::uint32_t policy, FrameSet frames) noexcept {
+  if (frames == 0) return;
+  const SharedPlan::Policy& rules = plan_.policies()[policy];
+  for (const SharedPlan::Target& target : rules.targets) {
+    Outgoing& outgoing = outgoing_[target.monitor];
+    PolicyMonitorCounters& counters = policy_counters_[policy].monitors[target.counter];
+    const FrameSet fresh = frames & ~outgoing.frames;
+    std::uint64_t bytes = 0;
+    for_each_frame(fresh, [&](std::uint32_t i) {
+      outgoing.length[i] = std::min(burst.length[i], rules.slice);
+      bytes += outgoing.length[i];
+    });
+    outgoing.frames |= fresh;
+    outgoing_monitors_ |= std::uint64_t{1} << target.monitor;
+    counters.sent_frames.add(count(fresh));
+    counters.sent_bytes.add(bytes);
+    counters.already_sent.add(count(frames & ~fresh));
+  }
+}
+
+/// One frame, many rings: each monitor that takes it holds a reference. What a monitor refuses is
+/// dropped here, for that monitor alone, and counted.
+void Pipeline::fan_out(const Burst& burst) noexcept {
+  std::array<TxDescriptor, Burst::kCapacity> frames;
+  for_each_frame(std::exchange(outgoing_monitors_, 0), [&](std::uint32_t monitor) {
+    Outgoing& outgoing = outgoing_[monitor];
+    std::uint32_t size = 0;
+    for_each_frame(std::exchange(outgoing.frames, 0), [&](std::uint32_t i) {
+      frames[size++] = {burst.address[i], outgoing.length[i]};
+    });
+    const Sink::Posted posted = monitors_[monitor]->post(std::span(frames).first(size));
+    for (std::uint32_t i = 0; i < posted.taken; ++i) {
+      pool_.add_reference(umem_.number(frames[i].address));
+    }
+    if (posted.taken < size) count_refused(monitor, posted.refusal, size - posted.taken);
+  });
+}
+
+void Pipeline::count_refused(std::uint32_t monitor, Sink::Refusal why,
+                             std::uint32_t frames) noexcept {
+  MonitorCounters& counters = monitor_counters_[monitor];
+  switch (why) {
+    case Sink::Refusal::ring_full:
+      counters.ring_full.add(frames);
+      break;
+    case Sink::Refusal::queue_full:
+      counters.queue_full.add(frames);
+      break;
+    case Sink::Refusal::down:
+      counters.down.add(frames);
+      break;
+  }
+}
+
+}  // namespace vtap::pipeline

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "pipeline/burst.hpp"
+#include "pipeline/counters.hpp"
+#include "pipeline/frame_pool.hpp"
+#include "pipeline/meter.hpp"
+#include "pipeline/sample.hpp"
+#include "plan/classifier.hpp"
+#include "plan/plan.hpp"
+
+namespace vtap::pipeline {
+
+/// What the workers have in common: the plan, made for classification, and the state of samples and
+/// meters. Read-only but for the latter.
+class SharedPlan {
+ public:
+  explicit SharedPlan(const plan::Plan& plan);
+
+  struct Target {
+    std::uint32_t monitor = 0;  ///< index into the config's monitors
+    std::uint32_t counter = 0;  ///< index into PolicyCounters::monitors
+  };
+  struct Policy {
+    std::unique_ptr<Sampler> sampler;  ///< null: every frame
+    std::unique_ptr<Meter> meter;      ///< null: no limit
+    std::uint32_t slice = ~0U;         ///< bytes
+    std::vector<Target> targets;
+  };
+
+  [[nodiscard]] const plan::Classifier& classifier() const noexcept { return classifier_; }
+  [[nodiscard]] std::span<const Policy> policies() const noexcept { return policies_; }
+  [[nodiscard]] std::uint32_t words() const noexcept { return words_; }
+  [[nodiscard]] bool reads_keys() const noexcept { return reads_keys_; }
+  [[nodiscard]] std::uint32_t tap_of_port(std::uint8_t port) const noexcept {
+    return tap_of_port_[port];
+  }
+
+ private:
+  plan::Classifier classifier_;
+  std::vector<Policy> policies_;
+  std::array<std::uint32_t, VTAP_MAX_PORTS> tap_of_port_{};
+  std::uint32_t words_;
+  bool reads_keys_;
+};
+
+struct PolicyMonitorCounters {
+  Counter sent_frames, sent_bytes, already_sent;
+};
+struct PolicyCounters {
+  Counter matched_frames, matched_bytes, dropped_sample, dropped_meter;
+  std::vector<PolicyMonitorCounters> monitors;
+};
+struct MonitorCounters {
+  Counter ring_full, queue_full, down;
+};
+
+/// The stages between a source and the monitors, for one worker: parse, classify, meter, edit, fan
+/// out. Knows nothing of sockets; the sinks are given. Allocates here and never again.
+class Pipeline {
+ public:
+  /// `monitors`: by index of the config's monitors; they and `pool` outlive the pipeline.
+  Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool, std::span<Sink* const> monitors);
+
+  /// Posts the originals of an inline redirect, before anything else is done with them. Returns how
+  /// many were taken; the others are lost.
+  static std::uint32_t forward(const Burst& burst, FramePool& pool, UmemView umem,
+                               Sink& output) noexcept;
+
+  /// Takes the copies of a burst to the monitors. `now`: ns since the broker started. Frames keep
+  /// the burst's own reference; the caller drops it.
+  void process(Burst& burst, std::uint64_t now) noexcept;
+
+  [[nodiscard]] std::span<const PolicyCounters> policy_counters() const noexcept {
+    return policy_counters_;
+  }
+  [[nodiscard]] std::span<const MonitorCounters> monitor_counters() const noexcept {
+    return monitor_counters_;
+  }
+  /// Counts copies that a monitor's owner could not post on behalf of another worker.
+  void count_refused(std::uint32_t monitor, Sink::Refusal why, std::uint32_t frames) noexcept;
+
+ private:
+  /// What goes to one monitor out of the burst at hand.
+  struct Outgoing {
+    FrameSet frames = 0;
+    std::array<std::uint32_t, Burst::kCapacity> length{};
+  };
+
+  void parse(Burst& burst) const noexcept;
+  void classify(const Burst& burst) noexcept;
+  void select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept;
+  void send(const Burst& burst, std::uint32_t policy, FrameSet frames) noexcept;
+  void fan_out(const Burst& burst) noexcept;
+
+  const SharedPlan& plan_;
+  UmemView umem_;
+  FramePool& pool_;
+  std::vector<Sink*> monitors_;
+  std::vector<FrameSet> frames_of_;        ///< by policy; zero between bursts
+  std::vector<std::uint64_t> touched_;     ///< bits of policies with frames; zero between bursts
+  std::vector<std::uint64_t> words_;       ///< result of one classification
+  std::vector<Outgoing> outgoing_;         ///< by monitor
+  std::uint64_t outgoing_monitors_ = 0;    ///< bits of monitors with frames
+  std::vector<PolicyCounters> policy_counters_;
+  std::vector<MonitorCounters> monitor_counters_;
+};
+
+}  // namespace vtap::pipeline

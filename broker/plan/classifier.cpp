@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan/classifier.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace vtap::plan {
+namespace {
+
+/// Bytes as a hash key; which value they make does not matter, only that equal ones are equal.
+template <typename Key>
+Key load(const std::uint8_t* bytes) noexcept {
+  Key key;
+  std::memcpy(&key, bytes, sizeof(key));
+  return key;
+}
+
+template <typename LpmKey>
+void insert_all(PrefixTrie& trie, const std::vector<std::pair<LpmKey, std::uint32_t>>& prefixes) {
+  std::vector<const std::pair<LpmKey, std::uint32_t>*> by_length;
+  by_length.reserve(prefixes.size());
+  for (const auto& prefix : prefixes) by_length.push_back(&prefix);
+  std::sort(by_length.begin(), by_length.end(),
+            [](const auto* a, const auto* b) { return a->first.prefixlen < b->first.prefixlen; });
+  for (const auto* prefix : by_length)
+    trie.insert(prefix->first.addr, prefix->first.prefixlen, prefix->second);
+}
+
+/// Segments in which any bit is set, as their top bits (vtap/abi.h).
+std::uint64_t any(std::uint64_t rules, std::uint64_t top) noexcept {
+  return (rules | ((rules & ~top) + ~top)) & top;
+}
+
+}  // namespace
+
+/// The vectors that a frame selects. Only dimensions in use add any.
+struct Classifier::Selected {
+  static constexpr std::size_t kTwoEnded = 3;
+  static constexpr std::size_t kOneEnded = 8;
+
+  std::size_t count = 0;
+  std::size_t either_count = 0;
+  const std::uint64_t* all[1 + 2 * kTwoEnded + kOneEnded];  ///< ANDed, the tap's among them
+  const std::uint64_t* either[2 * kTwoEnded];               ///< pairs: ORed, then ANDed
+
+  /// Words [first, first + n) of the rules that the frame satisfies. Vector by vector, not word by
+  /// word: no branch depends on the frame.
+  void rules(std::uint32_t first, std::uint32_t n, std::uint64_t* __restrict to) const noexcept {
+    std::copy_n(all[0] + first, n, to);
+    for (std::size_t i = 1; i < count; ++i) {
+      const std::uint64_t* const from = all[i] + first;
+      for (std::uint32_t word = 0; word < n; ++word) to[word] &= from[word];
+    }
+    for (std::size_t i = 0; i < either_count; i += 2) {
+      const std::uint64_t* const src = either[i] + first;
+      const std::uint64_t* const dst = either[i + 1] + first;
+      for (std::uint32_t word = 0; word < n; ++word) to[word] &= src[word] | dst[word];
+    }
+  }
+};
+
+Classifier::Classifier(const Tables& tables)
+    : tables_(tables),
+      segment_tops_(vector(tables.config.seg_top_class)),
+      hosts4_(tables.hosts4.size()),
+      hosts6_(tables.hosts6.size()),
+      macs_(tables.macs.size()),
+      prefixes4_(tables.config.default_addr),
+      prefixes6_(tables.config.default_addr) {
+  for (const auto& [address, number] : tables.hosts4)
+    hosts4_.insert(load<std::uint32_t>(address.data()), number);
+  for (const auto& [address, number] : tables.hosts6)
+    hosts6_.insert(load<Key128>(address.data()), number);
+  for (const auto& [mac, number] : tables.macs)
+    macs_.insert(load<std::uint64_t>(mac.data()), number);
+  insert_all(prefixes4_, tables.prefixes4);
+  insert_all(prefixes6_, tables.prefixes6);
+}
+
+bool Classifier::classify(const vtap_key& key, std::uint32_t tap,
+                          std::uint64_t* policies) const noexcept {
+  const std::uint32_t match_words = tables_.config.match_words;
+  if (match_words == 0) return false;
+
+  Selected selected;
+  select(selected, key, tap);
+  selected.rules(0, match_words, policies);
+  std::uint64_t seen = 0;
+  for (std::uint32_t word = 0; word < match_words; ++word) {
+    if (policies[word] == 0) continue;
+    std::uint64_t excepted = 0;
+    if (tables_.config.except_words != 0) selected.rules(match_words + word, 1, &excepted);
+    policies[word] = any(policies[word], segment_tops_[word]) & ~any(excepted, segment_tops_[word]);
+    seen |= policies[word];
+  }
+  return seen != 0;
+}
+
+void Classifier::select(Selected& to, const vtap_key& key, std::uint32_t tap) const noexcept {
+  to.all[to.count++] = vector(tables_.taps[tap].tap_class);
+  select_ends(to, VTAP_DIM_ADDR, [&](int end) {
+    return class_of_address(end == VTAP_AS_SRC ? key.src : key.dst, key.family);
+  });
+  select_ends(to, VTAP_DIM_PORT, [&](int end) {
+    return tables_.fields->port[end == VTAP_AS_SRC ? key.sport : key.dport];
+  });
+  select_ends(to, VTAP_DIM_MAC, [&](int end) {
+    return class_of_mac(end == VTAP_AS_SRC ? key.smac : key.dmac, key.mac != 0);
+  });
+  select_fields(to, key);
+}
+
+template <typename ClassOf>
+void Classifier::select_ends(Selected& to, std::uint32_t dim, ClassOf&& class_of) const noexcept {
+  const std::uint32_t ends = tables_.config.dims >> dim;
+  for (const int end : {VTAP_AS_SRC, VTAP_AS_DST}) {
+    if ((ends & (1U << end | VTAP_ENDS_EITHER)) == 0) continue;
+    const std::uint32_t number = class_of(end);
+    if ((ends & 1U << end) != 0) to.all[to.count++] = vector(number + end);
+    if ((ends & VTAP_ENDS_EITHER) != 0)
+      to.either[to.either_count++] = vector(number + VTAP_AS_EITHER);
+  }
+}
+
+void Classifier::select_fields(Selected& to, const vtap_key& key) const noexcept {
+  const auto select_field = [&](std::uint32_t dim, const std::uint16_t* class_of,
+                                std::uint32_t value) {
+    if ((tables_.config.dims & dim) != 0) to.all[to.count++] = vector(class_of[value]);
+  };
+  const vtap_fields& fields = *tables_.fields;
+  select_field(VTAP_DIM_PROTO, fields.proto, key.proto);
+  select_field(VTAP_DIM_VLAN, fields.vlan, key.vlan);
+  select_field(VTAP_DIM_INNER_VLAN, fields.inner_vlan, key.inner_vlan);
+  select_field(VTAP_DIM_ETHERTYPE, fields.ethertype, key.ethertype);
+  select_field(VTAP_DIM_TCP_FLAGS, fields.tcp_flags, key.tcp_flags);
+  select_field(VTAP_DIM_DSCP, fields.dscp, key.dscp);
+  select_field(VTAP_DIM_FRAGMENT, fields.fragment, key.fragment);
+  select_field(VTAP_DIM_LENGTH, fields.length,
+               std::min<std::uint32_t>(key.length, VTAP_MAX_LENGTH));
+}
+
+std::uint32_t Classifier::class_of_address(const std::uint8_t* address,
+                                           std::uint8_t family) const noexcept {
+  if (family == VTAP_L3_IPV4) {
+    const std::uint32_t found = hosts4_.find(load<std::uint32_t>(address));
+    return found != hosts4_.kAbsent ? found : prefixes4_.find(address);
+  }
+  if (family == VTAP_L3_IPV6) {
+    const std::uint32_t found = hosts6_.find(load<Key128>(address));
+    return found != hosts6_.kAbsent ? found : prefixes6_.find(address);
+  }
+  return tables_.config.default_addr;
+}
+
+std::uint32_t Classifier::class_of_mac(const std::uint8_t* mac, bool valid) const noexcept {
+  if (!valid) return tables_.config.default_mac;
+  const std::uint32_t found = macs_.find(load<std::uint64_t>(mac));
+  return found != macs_.kAbsent ? found : tables_.config.default_mac;
+}
+
+}  // namespace vtap::plan

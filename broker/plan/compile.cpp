@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <string>
+
+#include "plan/layout.hpp"
+#include "plan/plan.hpp"
+#include "plan/vector_pool.hpp"
+
+namespace vtap::plan {
+namespace {
+
+using config::Match;
+using config::Range;
+using Ranges = std::vector<Range>;
+
+constexpr std::uint32_t kMaxFieldClass = 0xffff;  // vtap_fields holds 16 bits
+constexpr std::array kEnds{VTAP_AS_SRC, VTAP_AS_DST, VTAP_AS_EITHER};
+
+/// What a key of a match asks of one end of a one- or two-ended field. Empty: the key is absent.
+using RangesOf = Ranges (*)(const Match&);
+
+/// A dimension whose values are small enough to index an array.
+struct Field {
+  const char* name;
+  std::uint16_t* class_of;
+  std::uint32_t values;  ///< entries of class_of in use, that of "absent" included
+  struct End {
+    std::uint32_t dim;  ///< bit of vtap_class_config::dims
+    RangesOf ranges;
+  };
+  std::vector<End> ends;  ///< one, or three in the order of VTAP_AS_*
+};
+
+/// A key of an exact or longest-prefix dimension, and a rule bit that it sets.
+struct Entry {
+  Address6 bytes{};
+  std::uint32_t length = 0;  ///< bits
+  std::uint32_t bit = 0;
+
+  [[nodiscard]] bool same_prefix(const Entry& other) const {
+    return bytes == other.bytes && length == other.length;
+  }
+};
+
+/// Whether `outer` covers `inner`; bits behind a prefix are zero.
+bool covers(const Entry& outer, const Entry& inner) {
+  if (outer.length > inner.length) return false;
+  const std::size_t whole = outer.length / 8;
+  if (!std::equal(outer.bytes.begin(), outer.bytes.begin() + whole, inner.bytes.begin()))
+    return false;
+  const auto mask = static_cast<std::uint8_t>(0xff00U >> (outer.length % 8));
+  return mask == 0 || ((outer.bytes[whole] ^ inner.bytes[whole]) & mask) == 0;
+}
+
+/// Sorted, disjoint, inside [0, last].
+Ranges normalised(Ranges ranges, std::uint32_t last) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.first < b.first; });
+  Ranges merged;
+  for (Range range : ranges) {
+    range.last = std::min(range.last, last);
+    if (range.first > range.last) continue;
+    if (!merged.empty() && range.first <= merged.back().last + 1)
+      merged.back().last = std::max(merged.back().last, range.last);
+    else
+      merged.push_back(range);
+  }
+  return merged;
+}
+
+/// The flags bytes that satisfy any of the conditions, as ranges.
+Ranges flag_ranges(const std::vector<config::TcpFlags>& conditions) {
+  Ranges ranges;
+  for (std::uint32_t flags = 0; flags < VTAP_NO_TCP_FLAGS; ++flags) {
+    const bool holds = std::any_of(conditions.begin(), conditions.end(),
+                                   [&](const auto& c) { return (flags & c.mask) == c.value; });
+    if (holds) ranges.push_back({flags, flags});
+  }
+  return ranges;
+}
+
+Ranges fragment_range(const Match& match) {
+  if (!match.fragment) return {};
+  const std::uint32_t value = *match.fragment ? 1 : 0;
+  return {{value, value}};
+}
+
+std::vector<Field> fields_of(vtap_fields& tables) {
+  const auto one = [](std::uint32_t dim, RangesOf ranges) {
+    return std::vector<Field::End>{{dim, ranges}};
+  };
+  return {
+      {"port",
+       tables.port,
+       VTAP_NO_PORT + 1,
+       {{VTAP_ENDS_SRC << VTAP_DIM_PORT, [](const Match& m) { return m.src_port; }},
+        {VTAP_ENDS_DST << VTAP_DIM_PORT, [](const Match& m) { return m.dst_port; }},
+        {VTAP_ENDS_EITHER << VTAP_DIM_PORT, [](const Match& m) { return m.port; }}}},
+      {"ethertype", tables.ethertype, VTAP_NO_ETHERTYPE + 1,
+       one(VTAP_DIM_ETHERTYPE, [](const Match& m) { return m.ethertype; })},
+      {"length", tables.length, VTAP_MAX_LENGTH + 1,
+       one(VTAP_DIM_LENGTH, [](const Match& m) { return m.length; })},
+      {"vlan", tables.vlan, VTAP_NO_VLAN + 1,
+       one(VTAP_DIM_VLAN, [](const Match& m) { return m.vlan; })},
+      {"inner_vlan", tables.inner_vlan, VTAP_NO_VLAN + 1,
+       one(VTAP_DIM_INNER_VLAN, [](const Match& m) { return m.inner_vlan; })},
+      {"proto", tables.proto, VTAP_NO_PROTO + 1,
+       one(VTAP_DIM_PROTO, [](const Match& m) { return m.proto; })},
+      {"tcp_flags", tables.tcp_flags, VTAP_NO_TCP_FLAGS + 1,
+       one(VTAP_DIM_TCP_FLAGS, [](const Match& m) { return flag_ranges(m.tcp_flags); })},
+      {"dscp", tables.dscp, VTAP_NO_DSCP + 1,
+       one(VTAP_DIM_DSCP, [](const Match& m) { return m.dscp; })},
+      {"fragment", tables.fragment, VTAP_NO_FRAGMENT + 1, one(VTAP_DIM_FRAGMENT, fragment_range)},
+  };
+}
+
+/// Fills one Tables from one Layout; used once.
+class Compiler {
+ public:
+  Compiler(const config::Config& config, Layout layout)
+      : config_(config),
+        layout_(std::move(layout)),
+        stride_(layout_.match_words + layout_.except_words),
+        constrained_(layout_.rules.size(), false),
+        pool_(tables_.vectors, stride_) {
+    tables_.fields = std::make_unique<vtap_fields>();
+    tables_.taps.resize(config.taps.size());
+    tables_.config.match_words = layout_.match_words;
+    tables_.config.except_words = layout_.except_words;
+  }
+
+  Result<Tables> compile() && {
+    // Fields first: their class numbers are the ones that must be small.
+    for (const Field& field : fields_of(*tables_.fields)) {
+      if (auto done = compile_field(field); !done) return done.error();
+    }
+    compile_addresses();
+    compile_macs();
+    compile_segments();
+    for (std::uint32_t tap = 0; tap < config_.taps.size(); ++tap) compile_tap(tap);
+    return std::move(tables_);
+  }
+
+ private:
+  using Vector = std::vector<std::uint64_t>;
+
+  static void set(Vector& vector, std::uint32_t bit) {
+    vector[bit / 64] |= std::uint64_t{1} << (bit % 64);
+  }
+  static void flip(Vector& vector, std::uint32_t bit) {
+    vector[bit / 64] ^= std::uint64_t{1} << (bit % 64);
+  }
+
+  /// Position of a rule in a vector that stands at place `end` of a triple (or alone, end 0).
+  [[nodiscard]] std::uint32_t bit_at(std::size_t rule, std::size_t end) const {
+    const Layout::Rule& r = layout_.rules[rule];
+    const std::uint32_t word = r.except ? layout_.match_words : 0;
+    return (static_cast<std::uint32_t>(end) * stride_ + word) * 64 + r.bit;
+  }
+
+  void use(std::size_t rule, std::uint32_t dim) {
+    constrained_[rule] = true;
+    tables_.config.dims |= dim;
+  }
+
+  /// Sweeps over the values; the vector changes only where a range of some rule begins or ends.
+  Result<void> compile_field(const Field& field) {
+    struct Edge {
+      std::uint32_t value;
+      std::uint32_t bit;
+    };
+    std::vector<Edge> edges;
+    Vector current(field.ends.size() * stride_);
+    for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
+      for (std::size_t end = 0; end < field.ends.size(); ++end) {
+        const Ranges ranges = field.ends[end].ranges(*layout_.rules[rule].match);
+        const std::uint32_t bit = bit_at(rule, end);
+        if (ranges.empty()) {
+          set(current, bit);
+          continue;
+        }
+        use(rule, field.ends[end].dim);
+        for (const Range& range : normalised(ranges, field.values - 1)) {
+          edges.push_back({range.first, bit});
+          edges.push_back({range.last + 1, bit});
+        }
+      }
+    }
+    if (edges.empty()) return {};  // no rule uses it, nobody will look
+
+    std::sort(edges.begin(), edges.end(),
+              [](const Edge& a, const Edge& b) { return a.value < b.value; });
+    auto edge = edges.begin();
+    for (std::uint32_t value = 0; value < field.values;) {
+      for (; edge != edges.end() && edge->value == value; ++edge) flip(current, edge->bit);
+      const std::uint32_t next =
+          edge == edges.end() ? field.values : std::min(edge->value, field.values);
+      const std::uint32_t number = pool_.add(current);
+      if (number > kMaxFieldClass) return too_many_classes(field);
+      std::fill(field.class_of + value, field.class_of + next, static_cast<std::uint16_t>(number));
+      value = next;
+    }
+    return {};
+  }
+
+  [[nodiscard]] Error too_many_classes(const Field& field) const {
+    return {config_.file + ": the policies tell more than " + std::to_string(kMaxFieldClass + 1) +
+                " classes of ports, protocols, VLANs and other numbers apart (at key \"" +
+                field.name + "\"); use fewer or coarser ranges",
+            ErrorKind::usage};
+  }
+
+  /// One class per distinct prefix of a dimension; its vector has the bits of all prefixes that
+  /// cover it, `base` those of the rules that do not ask. Sorted, a prefix follows those that cover
+  /// it, so they are all on a stack.
+  void compile_entries(std::vector<Entry> entries, const Vector& base,
+                       const std::function<void(const Entry&, std::uint32_t)>& emit) {
+    std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+      return a.bytes != b.bytes ? a.bytes < b.bytes : a.length < b.length;
+    });
+    struct Open {
+      const Entry* entry;
+      Vector vector;
+    };
+    std::vector<Open> stack;
+    for (auto entry = entries.begin(); entry != entries.end();) {
+      while (!stack.empty() && !covers(*stack.back().entry, *entry)) stack.pop_back();
+      stack.push_back({&*entry, stack.empty() ? base : stack.back().vector});
+      const Open& top = stack.back();
+      for (; entry != entries.end() && entry->same_prefix(*top.entry); ++entry)
+        set(stack.back().vector, entry->bit);
+      emit(*top.entry, pool_.add(top.vector));
+    }
+  }
+
+  void compile_addresses() {
+    constexpr std::array keys{&Match::src, &Match::dst, &Match::host};
+    std::array<std::vector<Entry>, 2> entries;  // by family
+    Vector base(kEnds.size() * stride_);
+    for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
+      for (const auto end : kEnds) {
+        const auto& prefixes = layout_.rules[rule].match->*keys[end];
+        const std::uint32_t bit = bit_at(rule, end);
+        if (prefixes.empty()) {
+          set(base, bit);
+          continue;
+        }
+        use(rule, (1U << end) << VTAP_DIM_ADDR);
+        for (const config::Prefix& prefix : prefixes)
+          entries[prefix.v6 ? 1 : 0].push_back({prefix.bytes, prefix.length, bit});
+      }
+    }
+    tables_.config.default_addr = pool_.add(base);
+    compile_family<vtap_lpm4_key>(std::move(entries[0]), base, tables_.hosts4, tables_.prefixes4);
+    compile_family<vtap_lpm6_key>(std::move(entries[1]), base, tables_.hosts6, tables_.prefixes6);
+    tables_.config.dims |= (tables_.hosts4.empty() ? 0 : VTAP_DIM_HOST4) |
+                           (tables_.prefixes4.empty() ? 0 : VTAP_DIM_LPM4) |
+                           (tables_.hosts6.empty() ? 0 : VTAP_DIM_HOST6) |
+                           (tables_.prefixes6.empty() ? 0 : VTAP_DIM_LPM6);
+  }
+
+  template <typename LpmKey, typename Hosts, typename Prefixes>
+  void compile_family(std::vector<Entry> entries, const Vector& base, Hosts& hosts,
+                      Prefixes& prefixes) {
+    constexpr std::size_t size = sizeof(LpmKey::addr);
+    compile_entries(std::move(entries), base, [&](const Entry& entry, std::uint32_t number) {
+      if (entry.length == size * 8) {
+        hosts.emplace_back().second = number;
+        std::memcpy(hosts.back().first.data(), entry.bytes.data(), size);
+      } else {
+        prefixes.emplace_back().second = number;
+        prefixes.back().first.prefixlen = entry.length;
+        std::memcpy(prefixes.back().first.addr, entry.bytes.data(), size);
+      }
+    });
+  }
+
+  void compile_macs() {
+    constexpr std::array keys{&Match::src_mac, &Match::dst_mac, &Match::mac};
+    std::vector<Entry> entries;
+    Vector base(kEnds.size() * stride_);
+    for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
+      for (const auto end : kEnds) {
+        const auto& macs = layout_.rules[rule].match->*keys[end];
+        const std::uint32_t bit = bit_at(rule, end);
+        if (macs.empty()) {
+          set(base, bit);
+          continue;
+        }
+        use(rule, (1U << end) << VTAP_DIM_MAC);
+        for (const config::Mac& mac : macs) {
+          Entry& entry = entries.emplace_back();
+          std::copy(mac.begin(), mac.end(), entry.bytes.begin());
+          entry.length = static_cast<std::uint32_t>(mac.size() * 8);
+          entry.bit = bit;
+        }
+      }
+    }
+    tables_.config.default_mac = pool_.add(base);
+    compile_entries(std::move(entries), base, [&](const Entry& entry, std::uint32_t number) {
+      auto& [mac, mac_class] = tables_.macs.emplace_back();
+      std::copy_n(entry.bytes.begin(), sizeof(config::Mac), mac.begin());
+      mac_class = number;
+    });
+  }
+
+  void compile_segments() {
+    Vector top(stride_);
+    for (const Layout::Segment& segment : layout_.segments) set(top, segment.top);
+    tables_.config.seg_top_class = pool_.add(top);
+    tables_.policy_of_bit.assign(std::size_t{64} * layout_.match_words, ~0U);
+    for (const Layout::Segment& segment : layout_.segments)
+      tables_.policy_of_bit[segment.top] = segment.policy;
+  }
+
+  /// After all dimensions: only they know which rules ask for nothing.
+  void compile_tap(std::uint32_t tap) {
+    Tables::TapClass& result = tables_.taps[tap];
+    Vector rules(stride_);
+    result.match_none = true;
+    for (std::size_t i = 0; i < layout_.rules.size(); ++i) {
+      const Layout::Rule& rule = layout_.rules[i];
+      const config::Policy& policy = config_.policies[rule.policy];
+      if (std::find(policy.taps.begin(), policy.taps.end(), tap) == policy.taps.end()) continue;
+      set(rules, bit_at(i, 0));
+      result.match_none = false;
+      if (!constrained_[i] && !rule.except && policy.except.empty()) result.match_all = true;
+    }
+    result.tap_class = pool_.add(rules);
+  }
+
+  const config::Config& config_;
+  Layout layout_;
+  std::uint32_t stride_;
+  std::vector<bool> constrained_;  ///< by rule: it has at least one key
+  Tables tables_;
+  VectorPool pool_;
+};
+
+}  // namespace
+
+Result<Tables> compile(const config::Config& config) {
+  auto layout = lay_out(config);
+  if (!layout) return layout.error();
+  return Compiler(config, std::move(*layout)).compile();
+}
+
+}  // namespace vtap::plan

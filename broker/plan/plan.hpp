@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vtap/abi.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "config/config.hpp"
+#include "vtap/result.hpp"
+
+/// The immutable, compiled form of a config: what the kernel needs and what the pipeline needs.
+namespace vtap::plan {
+
+using Address6 = std::array<std::uint8_t, 16>;
+
+/// Classification tables in the form that include/vtap/abi.h describes; the kernel maps and the C++
+/// classifier are both filled from this one.
+struct Tables {
+  vtap_class_config config{};
+  /// Vector c occupies words [c * stride, (c + 1) * stride), stride = match_words + except_words
+  /// (the seg_top vector uses only the first match_words).
+  std::vector<std::uint64_t> vectors;
+  std::unique_ptr<vtap_fields> fields;                                        ///< never null
+  std::vector<std::pair<std::array<std::uint8_t, 4>, std::uint32_t>> hosts4;  ///< address, class
+  std::vector<std::pair<vtap_lpm4_key, std::uint32_t>> prefixes4;
+  std::vector<std::pair<Address6, std::uint32_t>> hosts6;
+  std::vector<std::pair<vtap_lpm6_key, std::uint32_t>> prefixes6;
+  std::vector<std::pair<std::array<std::uint8_t, 8>, std::uint32_t>> macs;  ///< six bytes, two zero
+
+  /// Per tap of the config.
+  struct TapClass {
+    std::uint32_t tap_class = 0;  ///< vector of the rules that apply there
+    bool match_all = false;       ///< a policy of this tap takes every frame
+    bool match_none = false;      ///< no policy has this tap
+  };
+  std::vector<TapClass> taps;
+
+  /// Policy of every segment-top bit: policy_of_bit[word * 64 + bit]; other bits hold ~0u.
+  std::vector<std::uint32_t> policy_of_bit;
+
+  [[nodiscard]] std::uint32_t stride() const noexcept {
+    return config.match_words + config.except_words;
+  }
+  [[nodiscard]] std::uint32_t vector_count() const noexcept {
+    return stride() == 0 ? 0 : static_cast<std::uint32_t>(vectors.size() / stride());
+  }
+};
+
+/// Compiles the policies of a config. Error: a limit of abi.h is exceeded; it names the limit.
+Result<Tables> compile(const config::Config& config);
+
+/// Plan for one config: the tables and the config they came from.
+struct Plan {
+  std::uint32_t generation = 1;
+  config::Config config;
+  Tables tables;
+};
+
+}  // namespace vtap::plan

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <boost/lockfree/spsc_queue.hpp>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "pipeline/burst.hpp"
+#include "pipeline/frame_pool.hpp"
+
+/// Frames that cross from the worker that received them to the worker that owns the TX queue, and
+/// home again. One pair of single-producer single-consumer queues for each ordered pair of workers;
+/// reference counts stay with the worker whose frames they are.
+namespace vtap::worker {
+
+/// One frame on its way to another worker's sink.
+struct CrossingFrame {
+  pipeline::TxDescriptor frame;
+  std::uint64_t posted_ns = 0;  ///< CLOCK_MONOTONIC
+  std::uint32_t target = 0;     ///< index of the sink
+};
+
+class Crossing {
+ public:
+  /// Frames under way from one worker to another at most.
+  static constexpr std::uint32_t kCapacity = 4096;
+
+  explicit Crossing(std::uint32_t workers);
+
+  using Forward = boost::lockfree::spsc_queue<CrossingFrame>;
+  using Home = boost::lockfree::spsc_queue<pipeline::FrameNumber>;
+
+  [[nodiscard]] Forward& forward(std::uint32_t from, std::uint32_t to) noexcept {
+    return pairs_[from * workers_ + to]->forward;
+  }
+  /// Frames that `owner` lent to `user` and that are no longer in use there.
+  [[nodiscard]] Home& home(std::uint32_t user, std::uint32_t owner) noexcept {
+    return pairs_[user * workers_ + owner]->home;
+  }
+  [[nodiscard]] std::uint32_t workers() const noexcept { return workers_; }
+
+ private:
+  struct Pair {
+    Forward forward{kCapacity};
+    Home home{kCapacity};
+  };
+  std::uint32_t workers_;
+  std::vector<std::unique_ptr<Pair>> pairs_;
+};
+
+/// A sink that another worker owns. Never has more frames under way than the way home can hold, so
+/// that giving them back cannot fail.
+class CrossingSink final : public pipeline::Sink {
+ public:
+  /// `lent` counts the frames of this worker that the owner has; several sinks share it. `now`: the
+  /// worker's clock, ns.
+  CrossingSink(Crossing::Forward& queue, std::uint32_t target, std::uint32_t& lent,
+               const std::uint64_t& now)
+      : queue_(queue), target_(target), lent_(lent), now_(now) {}
+
+  Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
+
+ private:
+  Crossing::Forward& queue_;
+  std::uint32_t target_;
+  std::uint32_t& lent_;
+  const std::uint64_t& now_;
+};
+
+}  // namespace vtap::worker

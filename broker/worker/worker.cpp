@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/worker.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <future>
+
+#include "io/bpf.hpp"
+
+namespace vtap::worker {
+namespace {
+
+constexpr std::uint64_t kMillisecond = 1'000'000;
+/// Adaptive polling spins this long without work before it sleeps.
+constexpr std::uint64_t kSpin = 50'000;
+/// No sleep is longer: heartbeats and late completions need a round now and then.
+constexpr int kLongestSleepMs = 100;
+constexpr int kEvents = 16;
+
+}  // namespace
+
+std::uint64_t monotonic_ns() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+Result<std::unique_ptr<Worker>> Worker::create(WorkerSpec spec, pipeline::UmemView umem,
+                                               const pipeline::SharedPlan& plan,
+                                               std::vector<Target> targets, Crossing& crossing) {
+  auto doorbell = io::Doorbell::create();
+  if (!doorbell) return doorbell.error();
+  UniqueFd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
+  if (!event || !epoll) return io::bpf_error("creating a worker's epoll", -errno);
+  std::unique_ptr<Worker> worker(new Worker(std::move(spec), umem, plan, std::move(targets),
+                                            crossing, std::move(*doorbell), std::move(event),
+                                            std::move(epoll)));
+  for (const int fd : {worker->doorbell_.fd(), worker->event_.get()}) {
+    if (auto done = worker->watch(fd); !done) return done.error();
+  }
+  return worker;
+}
+
+Worker::Worker(WorkerSpec spec, pipeline::UmemView umem, const pipeline::SharedPlan& plan,
+               std::vector<Target> targets, Crossing& crossing, io::Doorbell doorbell,
+               UniqueFd event, UniqueFd epoll)
+    : spec_(std::move(spec)),
+      umem_(umem),
+      plan_(plan),
+      targets_(std::move(targets)),
+      crossing_(crossing),
+      doorbell_(std::move(doorbell)),
+      event_(std::move(event)),
+      epoll_(std::move(epoll)),
+      pool_(spec_.first_frame, spec_.frames),
+      tee_(spec_.tee_rings, umem, pool_, spec_.tee_frames),
+      own_(targets_.size()),
+      crossing_sinks_(targets_.size()),
+      lent_(crossing.workers(), 0) {}
+
+Worker::~Worker() { stop(); }
+
+Result<void> Worker::watch(int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return {};
+  return io::bpf_error("watching a worker's rings", -errno);
+}
+
+io::XskSink& Worker::own_sink(std::uint32_t target, std::uint32_t limit) {
+  own_[target] = std::make_unique<io::XskSink>(umem_, *this, limit);
+  return *own_[target];
+}
+
+void Worker::cross_to(std::uint32_t target, std::uint32_t owner) {
+  crossing_sinks_[target] = std::make_unique<CrossingSink>(
+      crossing_.forward(spec_.index, owner), target, lent_[owner], now_ns_);
+}
+
+void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
+                        std::optional<std::uint32_t> output, std::uint64_t* heartbeat) {
+  sources_.push_back({io::XskSource(socket, port, umem_, pool_), output, heartbeat});
+}
+
+io::XskSink* Worker::sink(std::uint32_t target) const noexcept { return own_[target].get(); }
+
+Result<void> Worker::start(std::uint64_t epoch_ns) {
+  epoch_ns_ = epoch_ns;
+  std::vector<pipeline::Sink*> monitors;
+  for (std::size_t i = 0; i < targets_.size() && targets_[i].monitor; ++i) {
+    monitors.push_back(own_[i] ? static_cast<pipeline::Sink*>(own_[i].get())
+                               : crossing_sinks_[i].get());
+  }
+  pipeline_ = std::make_unique<pipeline::Pipeline>(plan_, umem_, pool_, monitors);
+  for (Source& source : sources_) {
+    if (auto done = watch(source.source.socket().fd()); !done) return done;
+  }
+  now_ns_ = monotonic_ns();
+  beat();
+  thread_ = std::thread([this] { run(); });
+  const std::string name = "vtap-worker-" + std::to_string(spec_.index);
+  pthread_setname_np(thread_.native_handle(), name.c_str());
+  if (spec_.cpu) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(*spec_.cpu, &cpus);
+    const int error = pthread_setaffinity_np(thread_.native_handle(), sizeof(cpus), &cpus);
+    if (error != 0) {
+      return io::bpf_error("pinning a worker to CPU " + std::to_string(*spec_.cpu), -error);
+    }
+  }
+  return {};
+}
+
+void Worker::stop() {
+  if (!thread_.joinable()) return;
+  stop_.store(true);
+  wake();
+  thread_.join();
+}
+
+void Worker::wake() noexcept {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!sleeping_.exchange(false)) return;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(event_.get(), &one, sizeof(one));
+}
+
+void Worker::call(std::function<void()> task) {
+  std::promise<void> done;
+  {
+    const std::lock_guard lock(tasks_mutex_);
+    tasks_.emplace_back([&] {
+      task();
+      done.set_value();
+    });
+    has_tasks_.store(true);
+  }
+  wake();
+  done.get_future().wait();
+}
+
+void Worker::run_tasks() noexcept {
+  if (!has_tasks_.load(std::memory_order_relaxed)) return;
+  std::vector<std::function<void()>> tasks;
+  {
+    const std::lock_guard lock(tasks_mutex_);
+    tasks.swap(tasks_);
+    has_tasks_.store(false);
+  }
+  for (auto& task : tasks) task();
+}
+
+void Worker::run() noexcept {
+  std::uint64_t busy_at = monotonic_ns();
+  while (!stop_.load(std::memory_order_relaxed)) {
+    run_tasks();
+    const std::uint64_t now = monotonic_ns();
+    if (run_once(now)) {
+      busy_at = now;
+    } else if (spec_.poll == config::Poll::interrupt ||
+               (spec_.poll == config::Poll::adaptive && now - busy_at > kSpin)) {
+      sleep(now - busy_at);
+    }
+  }
+}
+
+bool Worker::run_once(std::uint64_t now_ns) noexcept {
+  if (!sources_.empty() && now_ns - now_ns_ > spec_.stale_ns) drop_stale();
+  now_ns_ = now_ns;
+  beat();
+  bool moved = reclaim();
+  moved |= take_crossing();
+  for (Source& source : sources_) moved |= serve(source);
+  moved |= serve_tee();
+  flush();
+  return moved;
+}
+
+/// Tells the programs that this worker takes its frames. After drop_stale(): the programs resume
+/// only when nothing old is left.
+void Worker::beat() noexcept {
+  for (Source& source : sources_) {
+    if (source.heartbeat != nullptr) {
+      std::atomic_ref(*source.heartbeat).store(now_ns_, std::memory_order_relaxed);
+    }
+  }
+}
+
+bool Worker::reclaim() noexcept {
+  bool moved = false;
+  for (const auto& sink : own_) {
+    if (sink) moved |= sink->reclaim() != 0;
+  }
+  for (std::uint32_t user = 0; user < crossing_.workers(); ++user) {
+    if (user == spec_.index) continue;
+    crossing_.home(user, spec_.index).consume_all([&](pipeline::FrameNumber frame) {
+      --lent_[user];
+      pool_.release(frame);
+      moved = true;
+    });
+  }
+  return moved;
+}
+
+void Worker::give_back(pipeline::FrameNumber frame) noexcept {
+  if (pool_.owns(frame)) return pool_.release(frame);
+  const std::uint32_t owner = static_cast<std::uint32_t>(frame) / spec_.frames;
+  // Cannot fail: a worker lends no more frames than the queue home holds (CrossingSink).
+  crossing_.home(spec_.index, owner).push(frame);
+}
+
+bool Worker::take_crossing() noexcept {
+  bool moved = false;
+  for (std::uint32_t from = 0; from < crossing_.workers(); ++from) {
+    if (from == spec_.index) continue;
+    moved |= crossing_.forward(from, spec_.index).consume_all([&](const CrossingFrame& frame) {
+      post_crossing(frame);
+    }) != 0;
+  }
+  return moved;
+}
+
+/// Posts for another worker. What the ring refuses is dropped here and the frame sent home.
+void Worker::post_crossing(const CrossingFrame& crossing) noexcept {
+  const Target& target = targets_[crossing.target];
+  OriginalCounters& originals = originals_[target.input_port];
+  const auto number = umem_.number(crossing.frame.address);
+  if (!target.monitor && now_ns_ > crossing.posted_ns + spec_.stale_ns) {
+    originals.late_stale.add(1);
+    return give_back(number);
+  }
+  const auto posted = own_[crossing.target]->post({&crossing.frame, 1});
+  if (posted.taken == 1) return;
+  if (target.monitor) {
+    pipeline_->count_refused(*target.monitor, posted.refusal, 1);
+  } else {
+    originals.late_refused.add(1);
+  }
+  give_back(number);
+}
+
+/// A burst from an AF_XDP ring. The original comes first.
+bool Worker::serve(Source& source) noexcept {
+  burst_.size = 0;
+  source.source.receive(burst_);
+  if (burst_.size == 0) return false;
+  if (source.output) {
+    pipeline::Sink& output = own_[*source.output]
+                                 ? static_cast<pipeline::Sink&>(*own_[*source.output])
+                                 : *crossing_sinks_[*source.output];
+    const std::uint32_t taken = pipeline::Pipeline::forward(burst_, pool_, umem_, output);
+    originals_[source.source.port()].taken.add(taken);
+    originals_[source.source.port()].refused.add(burst_.size - taken);
+  }
+  finish();
+  return true;
+}
+
+bool Worker::serve_tee() noexcept {
+  burst_.size = 0;
+  tee_.receive(burst_);
+  if (burst_.size == 0) {
+    tee_.refill();
+    return false;
+  }
+  finish();
+  return true;
+}
+
+/// Copies to the monitors; then the burst's own references go.
+void Worker::finish() noexcept {
+  counters_.bursts.add(1);
+  counters_.frames.add(burst_.size);
+  pipeline_->process(burst_, now_ns_ - epoch_ns_);
+  release_burst();
+}
+
+void Worker::release_burst() noexcept {
+  for (std::uint32_t i = 0; i < burst_.size; ++i) pool_.release(umem_.number(burst_.address[i]));
+}
+
+void Worker::flush() noexcept {
+  // A hang between receiving and this point must not send originals late.
+  const bool late = !sources_.empty() && monotonic_ns() - now_ns_ > spec_.stale_ns;
+  for (std::size_t i = 0; i < own_.size(); ++i) {
+    if (!own_[i]) continue;
+    if (late && !targets_[i].monitor) {
+      originals_[targets_[i].input_port].late_stale.add(own_[i]->retract());
+    }
+    own_[i]->flush();
+  }
+  free_frames_.store(pool_.available(), std::memory_order_relaxed);
+  for (std::uint32_t peer = 0; peer < peers_.size(); ++peer) {
+    if (lent_[peer] != 0 && peer != spec_.index) peers_[peer]->wake();
+  }
+}
+
+/// After a hang: what lies in the rings is older than the moment at which the programs took the
+/// plain path, so it would overtake nothing and only arrive late. Originals are dropped, and with
+/// them their copies.
+void Worker::drop_stale() noexcept {
+  for (Source& source : sources_) {
+    if (!source.output) continue;
+    while (true) {
+      burst_.size = 0;
+      source.source.receive(burst_);
+      if (burst_.size == 0) break;
+      originals_[source.source.port()].stale.add(burst_.size);
+      release_burst();
+    }
+  }
+  for (std::size_t i = 0; i < own_.size(); ++i) {
+    if (!own_[i] || targets_[i].monitor) continue;
+    originals_[targets_[i].input_port].late_stale.add(own_[i]->retract());
+  }
+}
+
+bool Worker::sinks_busy() const noexcept {
+  return std::ranges::any_of(own_, [](const auto& sink) {
+    return sink && sink->connected() && sink->held() != 0;
+  });
+}
+
+bool Worker::may_sleep() noexcept {
+  if (!tee_.prepare_sleep()) return false;
+  if (stop_.load() || has_tasks_.load()) return false;
+  for (std::uint32_t from = 0; from < crossing_.workers(); ++from) {
+    if (from != spec_.index && crossing_.forward(from, spec_.index).read_available() != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// Sleeps until a program rings, an AF_XDP ring has frames, or a peer or a task wakes it. While
+/// sinks hold frames, completions are looked for in growing intervals.
+void Worker::sleep(std::uint64_t idle_ns) noexcept {
+  sleeping_.store(true);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (may_sleep()) {
+    const int timeout =
+        sinks_busy() || std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; })
+            ? static_cast<int>(std::clamp<std::uint64_t>(idle_ns / kMillisecond, 1, kLongestSleepMs))
+            : kLongestSleepMs;
+    std::array<epoll_event, kEvents> events;
+    const std::uint64_t before = monotonic_ns();
+    epoll_wait(epoll_.get(), events.data(), kEvents, timeout);
+    counters_.asleep_ns.add(monotonic_ns() - before);
+    counters_.wakeups.add(1);
+  }
+  sleeping_.store(false);
+  tee_.wake();
+  doorbell_.silence();
+  std::uint64_t ignored = 0;
+  [[maybe_unused]] const ssize_t size = read(event_.get(), &ignored, sizeof(ignored));
+}
+
+bool Worker::drained() const noexcept {
+  for (std::uint32_t peer = 0; peer < crossing_.workers(); ++peer) {
+    if (lent_[peer] != 0) return false;
+  }
+  return !sinks_busy();
+}
+
+void Worker::abandon(std::uint32_t target) noexcept {
+  const std::uint32_t frames = own_[target]->abandon();
+  if (targets_[target].monitor) {
+    pipeline_->count_refused(*targets_[target].monitor, pipeline::Sink::Refusal::down, frames);
+  } else {
+    originals_[targets_[target].input_port].late_refused.add(frames);
+  }
+}
+
+std::uint32_t Worker::frames_out() const noexcept {
+  std::uint32_t frames = tee_.frames_out();
+  for (const Source& source : sources_) frames += source.source.frames_out();
+  return frames;
+}
+
+}  // namespace vtap::worker

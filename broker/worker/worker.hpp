@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "config/config.hpp"
+#include "io/tee.hpp"
+#include "io/xsk_ports.hpp"
+#include "pipeline/pipeline.hpp"
+#include "vtap/fd.hpp"
+#include "vtap/result.hpp"
+#include "worker/crossing.hpp"
+
+namespace vtap::worker {
+
+/// What a sink index means, the same for every worker: first the monitors of the config, then the
+/// ports that originals of an inline redirect leave by.
+struct Target {
+  std::optional<std::uint32_t> monitor;
+  std::uint8_t input_port = 0;  ///< of an output: the port whose originals leave here
+};
+
+/// Originals of a tap port with capture redirect, counted by one worker.
+struct OriginalCounters {
+  pipeline::Counter taken;         ///< by the output's ring, or by the queue to its owner
+  pipeline::Counter refused;       ///< lost: the output had no room
+  pipeline::Counter stale;         ///< lost: too old after a hang
+  pipeline::Counter late_refused;  ///< of `taken`: lost behind the queue, or never sent
+  pipeline::Counter late_stale;    ///< of `taken`: lost, too old
+};
+
+struct WorkerCounters {
+  pipeline::Counter bursts, frames, wakeups, asleep_ns;
+};
+
+struct WorkerSpec {
+  std::uint32_t index = 0;
+  std::optional<std::uint32_t> cpu;  ///< pinned there
+  pipeline::FrameNumber first_frame{};
+  std::uint32_t frames = 0;
+  std::vector<vtap_cpu*> tee_rings;
+  std::uint32_t tee_frames = 0;  ///< frames that the tee rings may hold
+  config::Poll poll = config::Poll::adaptive;
+  std::uint64_t stale_ns = 0;  ///< age at which an original is no longer sent
+};
+
+/// One pinned thread that owns its rings and runs run_once(). Everything is set up before start();
+/// later changes are tasks that the thread runs between two bursts.
+class Worker final : public io::FrameReturn {
+ public:
+  static Result<std::unique_ptr<Worker>> create(WorkerSpec spec, pipeline::UmemView umem,
+                                                const pipeline::SharedPlan& plan,
+                                                std::vector<Target> targets, Crossing& crossing);
+  ~Worker() override;
+
+  // Set-up, before start().
+  /// This worker owns a TX queue of the target; `limit`: frames held at most.
+  io::XskSink& own_sink(std::uint32_t target, std::uint32_t limit);
+  /// Another worker owns it.
+  void cross_to(std::uint32_t target, std::uint32_t owner);
+  /// RX queue of a tap port. `output`: target of its originals; none for span. `heartbeat` is
+  /// written in every round.
+  void add_source(io::XskSocket& socket, std::uint8_t port, std::optional<std::uint32_t> output,
+                  std::uint64_t* heartbeat);
+  /// Workers that may have to be woken; by index.
+  void set_peers(std::vector<Worker*> peers) { peers_ = std::move(peers); }
+
+  Result<void> start(std::uint64_t epoch_ns);
+  void stop();
+  [[nodiscard]] bool running() const noexcept { return thread_.joinable(); }
+
+  /// Runs a task on the worker's thread between two bursts, and waits for its end.
+  void call(std::function<void()> task);
+  /// Wakes the thread if it sleeps. Any thread.
+  void wake() noexcept;
+
+  /// One round: reclaim, receive, process, flush. Returns whether anything moved.
+  bool run_once(std::uint64_t now_ns) noexcept;
+
+  // Any thread.
+  [[nodiscard]] const io::Doorbell& doorbell() const noexcept { return doorbell_; }
+  [[nodiscard]] const pipeline::Pipeline& pipeline() const noexcept { return *pipeline_; }
+  [[nodiscard]] const WorkerCounters& counters() const noexcept { return counters_; }
+  [[nodiscard]] const OriginalCounters& originals(std::uint8_t port) const noexcept {
+    return originals_[port];
+  }
+  [[nodiscard]] std::uint32_t free_frames() const noexcept {
+    return free_frames_.load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] const WorkerSpec& spec() const noexcept { return spec_; }
+
+  // The worker's thread, or while it does not run.
+  /// Null: not this worker's.
+  [[nodiscard]] io::XskSink* sink(std::uint32_t target) const noexcept;
+  [[nodiscard]] const pipeline::FramePool& pool() const noexcept { return pool_; }
+  /// No frame waits in a source, a queue between workers, or a connected sink.
+  [[nodiscard]] bool drained() const noexcept;
+  /// Frames of a closed socket: gives them back and counts them.
+  void abandon(std::uint32_t target) noexcept;
+  /// Frames in this worker's rings that are its own: free + these == total of the pool, when no
+  /// frames cross.
+  [[nodiscard]] std::uint32_t frames_out() const noexcept;
+
+ private:
+  struct Source {
+    io::XskSource source;
+    std::optional<std::uint32_t> output;
+    std::uint64_t* heartbeat;
+  };
+
+  Worker(WorkerSpec spec, pipeline::UmemView umem, const pipeline::SharedPlan& plan,
+         std::vector<Target> targets, Crossing& crossing, io::Doorbell doorbell, UniqueFd event,
+         UniqueFd epoll);
+
+  void give_back(pipeline::FrameNumber frame) noexcept override;
+  void run() noexcept;
+  bool reclaim() noexcept;
+  bool take_crossing() noexcept;
+  void post_crossing(const CrossingFrame& crossing) noexcept;
+  bool serve(Source& source) noexcept;
+  bool serve_tee() noexcept;
+  void finish() noexcept;
+  void release_burst() noexcept;
+  void flush() noexcept;
+  void drop_stale() noexcept;
+  void beat() noexcept;
+  void run_tasks() noexcept;
+  [[nodiscard]] bool may_sleep() noexcept;
+  void sleep(std::uint64_t idle_ns) noexcept;
+  [[nodiscard]] bool sinks_busy() const noexcept;
+  Result<void> watch(int fd);
+
+  WorkerSpec spec_;
+  pipeline::UmemView umem_;
+  const pipeline::SharedPlan& plan_;
+  std::vector<Target> targets_;
+  Crossing& crossing_;
+  io::Doorbell doorbell_;
+  UniqueFd event_, epoll_;
+
+  pipeline::FramePool pool_;
+  io::TeeSource tee_;
+  std::vector<Source> sources_;
+  std::vector<std::unique_ptr<io::XskSink>> own_;              ///< by target; null: not ours
+  std::vector<std::unique_ptr<CrossingSink>> crossing_sinks_;  ///< by target; null: ours
+  std::vector<std::uint32_t> lent_;                            ///< frames under way, by worker
+  std::unique_ptr<pipeline::Pipeline> pipeline_;
+  std::vector<Worker*> peers_;
+  pipeline::Burst burst_;
+  std::uint64_t now_ns_ = 0;
+  std::uint64_t epoch_ns_ = 0;
+
+  WorkerCounters counters_;
+  std::array<OriginalCounters, VTAP_MAX_PORTS> originals_;
+
+  std::atomic<std::uint32_t> free_frames_{0};
+  std::atomic<bool> sleeping_{false};
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> has_tasks_{false};
+  std::mutex tasks_mutex_;
+  std::vector<std::function<void()>> tasks_;
+  std::thread thread_;
+};
+
+/// CLOCK_MONOTONIC, ns: the clock of bpf_ktime_get_ns().
+std::uint64_t monotonic_ns() noexcept;
+
+}  // namespace vtap::worker

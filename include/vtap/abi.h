@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
+/*
+ * The kernel boundary: every structure and number that the BPF programs and the broker both see.
+ * C, self-contained, included by both sides; nothing here is written twice.
+ */
+#ifndef VTAP_ABI_H
+#define VTAP_ABI_H
+
+#include <linux/types.h>
+
+enum {
+  VTAP_MAX_PORTS = 64,    /* tap ports of one broker */
+  VTAP_MAX_QUEUES = 64,   /* RX queues of one tap port that may redirect */
+  VTAP_RING_SLOTS = 4096, /* entries of a tee ring and of a free ring; power of two */
+  VTAP_CACHE_LINE = 64,
+  VTAP_MAX_FRAME_SIZE = 4096, /* bytes of a UMEM frame at most: AF_XDP's limit is a page */
+  VTAP_MAX_MONITORS = 64, /* monitors of one broker: a set of them is one 64-bit word */
+};
+
+/* ---------------------------------------------------------------- frame key: what a match reads */
+
+enum {
+  VTAP_WINDOW = 1024, /* headers are read in the first so many bytes of a frame, nowhere else */
+  VTAP_MAX_EXT_HEADERS = 8,
+
+  /* "absent" values: one past the largest value that a frame can carry, so that an index array has
+   * a slot of its own for "this frame has none". */
+  VTAP_NO_VLAN = 4096,
+  VTAP_NO_PROTO = 256,
+  VTAP_NO_DSCP = 64,
+  VTAP_NO_TCP_FLAGS = 256,
+  VTAP_NO_FRAGMENT = 2,
+  VTAP_NO_ETHERTYPE = 65536,
+  VTAP_NO_PORT = 65536,
+  VTAP_MAX_LENGTH = 65535, /* longer frames index this slot */
+};
+
+/* Which addresses the key holds. */
+enum vtap_family { VTAP_L3_NONE = 0, VTAP_L3_IPV4 = 4, VTAP_L3_IPV6 = 6 };
+
+/* What the keys of a match read in a frame; made once per frame by vtap_parse() (vtap/parse.h). */
+struct vtap_key {
+  __u8 src[16]; /* network order; IPv4 in the first four bytes, the rest zero */
+  __u8 dst[16];
+  __u8 smac[8]; /* six bytes and two zero ones: a 64-bit hash key; all zero and mac == 0: a runt */
+  __u8 dmac[8];
+  __u32 sport; /* host order or VTAP_NO_PORT */
+  __u32 dport;
+  __u32 ethertype; /* host order, behind at most two tags; VTAP_NO_ETHERTYPE for a runt */
+  __u32 length;    /* bytes of the frame on the wire, tags and padding included, no FCS */
+  __u16 vlan;      /* 0..4095 or VTAP_NO_VLAN */
+  __u16 inner_vlan;
+  __u16 proto;     /* 0..255 or VTAP_NO_PROTO */
+  __u16 tcp_flags; /* the flags byte (CWR ECE URG ACK PSH RST SYN FIN) or VTAP_NO_TCP_FLAGS */
+  __u8 dscp;       /* 0..63 or VTAP_NO_DSCP */
+  __u8 fragment;   /* 0, 1 or VTAP_NO_FRAGMENT (no IP header) */
+  __u8 family;     /* enum vtap_family */
+  __u8 mac;        /* 1: smac and dmac are valid (the frame has at least 14 bytes) */
+};
+
+/* ---------------------------------------------------------------- classification tables
+ *
+ * Every match and every except table of a policy is a rule. A rule owns a bit; dimension by
+ * dimension the value in the frame selects a bit vector of the rules it satisfies, and the AND of
+ * the vectors is the set of rules that the frame satisfies. Vectors are shared: a lookup yields a
+ * class number, the index of a vector. Addresses, ports and MACs have two ends; there, class c
+ * stands for three vectors: c + VTAP_AS_SRC, c + VTAP_AS_DST and c + VTAP_AS_EITHER:
+ *
+ *   rules = tap & S[src] & D[dst] & (E[src] | E[dst]) & ... & field[value] & ...
+ *
+ * A vector has `match_words` words for match rules, then `except_words` (equal to match_words, or
+ * 0 when no policy has an except) for except rules. The rules of one policy lie side by side in a
+ * segment of one word, its except rules in the same segment of the except word, and `seg_top` has
+ * the highest bit of every segment set. So "any rule of the segment" is arithmetic:
+ *
+ *   any(x) = (x & top) | (((x & ~top) + ~top) & top)      (carries stay inside a segment)
+ *   policies = any(match) & ~any(except)                  (a bit at the top of each segment)
+ *
+ * A policy with more than 64 match rules has several segments; its except rules (at most 64) stand
+ * in each of them.
+ */
+enum {
+  VTAP_AS_SRC = 0,
+  VTAP_AS_DST = 1,
+  VTAP_AS_EITHER = 2,
+  VTAP_MAX_WORDS = 64, /* match words of a plan: 4096 rules */
+};
+
+/* Dimensions that at least one rule of the plan uses; the others are skipped. The two-ended ones
+ * have a bit per end, so that a plan of `dst` rules never looks at a source. */
+enum {
+  VTAP_DIM_HOST4 = 1 << 0, /* which of the address maps have entries */
+  VTAP_DIM_LPM4 = 1 << 1,
+  VTAP_DIM_HOST6 = 1 << 2,
+  VTAP_DIM_LPM6 = 1 << 3,
+  VTAP_DIM_PROTO = 1 << 4,
+  VTAP_DIM_VLAN = 1 << 5,
+  VTAP_DIM_INNER_VLAN = 1 << 6,
+  VTAP_DIM_ETHERTYPE = 1 << 7,
+  VTAP_DIM_TCP_FLAGS = 1 << 8,
+  VTAP_DIM_DSCP = 1 << 9,
+  VTAP_DIM_FRAGMENT = 1 << 10,
+  VTAP_DIM_LENGTH = 1 << 11,
+
+  VTAP_DIM_ADDR = 16, /* shifts: (VTAP_ENDS_* << VTAP_DIM_ADDR) */
+  VTAP_DIM_PORT = 20,
+  VTAP_DIM_MAC = 24,
+
+  VTAP_ENDS_SRC = 1 << VTAP_AS_SRC,
+  VTAP_ENDS_DST = 1 << VTAP_AS_DST,
+  VTAP_ENDS_EITHER = 1 << VTAP_AS_EITHER, /* host, port or mac */
+  VTAP_ENDS_ANY = 7,
+};
+
+/* Class of every value of the dimensions that are small enough to be indexed. Class numbers are
+ * 16 bits here; a plan that needs more is refused. Slots VTAP_NO_* hold the class of "absent". */
+struct vtap_fields {
+  __u16 port[65536 + 8]; /* two-ended; [VTAP_NO_PORT]: no L4 header in this frame */
+  __u16 ethertype[65536 + 8];
+  __u16 length[65536];
+  __u16 vlan[4096 + 8];
+  __u16 inner_vlan[4096 + 8];
+  __u16 proto[256 + 8];
+  __u16 tcp_flags[256 + 8];
+  __u16 dscp[64 + 8];
+  __u16 fragment[8];
+};
+
+struct vtap_lpm4_key {
+  __u32 prefixlen;
+  __u8 addr[4];
+};
+struct vtap_lpm6_key {
+  __u32 prefixlen;
+  __u8 addr[16];
+};
+
+/* The classification part of a program's constants. Default classes are those of values that no
+ * entry of the dimension's map covers. */
+struct vtap_class_config {
+  __u32 dims;         /* VTAP_DIM_*, VTAP_ENDS_* << VTAP_DIM_* */
+  __u32 match_words;  /* 1..VTAP_MAX_WORDS; 0: no policy on any tap */
+  __u32 except_words; /* match_words or 0 */
+  __u32 default_addr; /* address in no map, or no IP header at all */
+  __u32 default_mac;  /* MAC not in the map, or a runt */
+  __u32 seg_top_class; /* vector number of the seg_top words (match_words of them) */
+};
+
+/* ---------------------------------------------------------------- tee rings */
+
+enum {
+  VTAP_DESC_CSUM_PARTIAL = 1 << 0, /* finish the checksum: csum_start and csum_offset are valid */
+  VTAP_DESC_CSUM_UNKNOWN = 1 << 1, /* this kernel does not tell; look at the pseudo-header sum */
+};
+
+/* One copy on its way to the broker. */
+struct vtap_desc {
+  __u32 frame;       /* number of the UMEM frame; the copy starts at its first byte */
+  __u32 generation;  /* of the plan that selected it */
+  __u16 len;         /* bytes */
+  __u16 csum_start;  /* offset in the copy from which the checksum is taken */
+  __u16 csum_offset; /* offset of the field from csum_start */
+  __u8 port;         /* tap port index */
+  __u8 flags;        /* VTAP_DESC_* */
+};
+
+/* Counters of one tap port on one CPU; written by the programs only, never reset. A super-packet
+ * (GSO) counts as its segments, its bytes as the kernel holds them. */
+struct vtap_port_counters {
+  __u64 rx_frames;
+  __u64 rx_bytes;
+  __u64 forwarded;     /* verdict: inline redirect to the other port */
+  __u64 passed;        /* verdict: up the stack */
+  __u64 consumed;      /* verdict: span frame taken or dropped */
+  __u64 to_broker;     /* verdict: inline original into an AF_XDP ring (capture redirect) */
+  __u64 matched;
+  __u64 copied;        /* tee: descriptor published; redirect: frame sent into an AF_XDP ring */
+  __u64 no_free_frame; /* tee: copies missed because the broker gave no frame */
+  __u64 ring_full;
+  __u64 too_long; /* the frame does not fit a UMEM frame */
+  __u64 super_packet;
+  __u64 load_failed;  /* headers could not be read, so nothing matched; should stay zero */
+  __u64 no_output;    /* inline: no device behind the output slot; the original is lost */
+  __u64 no_socket;    /* redirect: matched, but no socket was there; plain path, no copy */
+  __u64 stale_worker; /* redirect: matched, but its worker hangs; plain path, no copy */
+  __u64 copy_failed;  /* tee: the kernel could not read the packet; should stay zero */
+};
+
+/*
+ * Per possible CPU: two single-producer single-consumer rings and the counters. Lives in a
+ * mmapable array map. The program side runs with bottom halves off and so is never preempted by
+ * another program on its CPU. Indexes count freely and are masked on use.
+ */
+struct vtap_cpu {
+  /* written by the programs */
+  __u32 desc_prod; /* published by a fetching atomic exchange: a full barrier on every machine */
+  __u32 free_cons;
+  __u32 desc_cons_seen; /* private to the programs: last value read of the other side */
+  __u32 free_prod_seen;
+  __u8 pad0[VTAP_CACHE_LINE - 16];
+  /* written by the broker */
+  __u32 desc_cons;
+  __u32 free_prod;
+  __u8 pad1[VTAP_CACHE_LINE - 8];
+  /* written by the broker before it sleeps, cleared by the program that rings the doorbell; on a
+   * line of its own, as the programs read it for every copy */
+  __u32 sleeping;
+  __u8 pad2[VTAP_CACHE_LINE - 4];
+  struct vtap_port_counters port[VTAP_MAX_PORTS];
+  __u32 free_ring[VTAP_RING_SLOTS]; /* frame numbers, broker to program */
+  struct vtap_desc desc_ring[VTAP_RING_SLOTS];
+  __u8 headers[VTAP_WINDOW + 64]; /* private to the programs: what the parser reads */
+};
+
+/* What the raw tracepoints count of redirects that the kernel could not finish, per tap port from
+ * which the frame came. One per CPU. */
+struct vtap_redirect_errors {
+  __u64 tx_failed;
+  __u64 too_long;      /* longer than the output's MTU allows */
+  __u64 rx_ring_full;  /* AF_XDP RX ring full */
+  __u64 no_free_frame; /* AF_XDP fill ring empty */
+  __u64 xsk_too_long;  /* does not fit an AF_XDP frame; should stay zero */
+};
+
+/* ---------------------------------------------------------------- program constants */
+
+enum vtap_mode { VTAP_MODE_INLINE = 0, VTAP_MODE_HOST = 1, VTAP_MODE_SPAN = 2 };
+enum vtap_capture { VTAP_CAPTURE_TEE = 0, VTAP_CAPTURE_REDIRECT = 1 };
+
+/* Constants of one program, one program per tap port; the verifier folds them. */
+struct vtap_port_config {
+  __u32 port; /* index of the counters */
+  __u32 mode;
+  __u32 capture;
+  __u32 out_ifindex;    /* inline */
+  __u32 unmatched_drop; /* span */
+  __u32 frame_size;     /* bytes of a UMEM frame; power of two */
+  __u32 frames;
+  __u32 generation;
+  __u32 match_all;   /* some policy takes every frame of this tap: no need to look */
+  __u32 match_none;  /* no policy on this tap */
+  __u32 tap_class;   /* vector of the rules that apply to this tap */
+  __u32 reserved;
+  __u64 stale_ns; /* redirect: plain path when the heartbeat is older */
+  struct vtap_class_config classes;
+};
+
+#endif

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of all integration tests: root or a loud refusal, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+import lab as laboratory
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Python caches nothing beside the sources, and a driver's SIGTERM ends in cleanup, not in a
+    # machine full of namespaces.
+    sys.dont_write_bytecode = True
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    if os.geteuid() == 0:
+        laboratory.remove_stale()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def root() -> None:
+    if os.geteuid() == 0:
+        return
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail("integration tests need root, and in CI nothing is skipped", pytrace=False)
+    print("\n*** SKIPPED: integration tests need root ***", file=sys.__stderr__)
+    pytest.skip("integration tests need root")
+
+
+def _assert_nothing_new(before: set[str], what: str) -> None:
+    laboratory.eventually(lambda: not laboratory.footprint() - before)
+    left = laboratory.footprint() - before
+    assert not left, f"left behind by {what}:\n  " + "\n  ".join(sorted(left))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_at_the_end(root: None):
+    """What fixtures of a module made; of session scope, as only then it is sure to end last."""
+    before = laboratory.footprint()
+    yield
+    _assert_nothing_new(before, "the whole run")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_by_test(root: None, request: pytest.FixtureRequest):
+    """Fixtures of wider scope are set up before this one, so theirs does not count here."""
+    before = laboratory.footprint()
+    yield
+    _assert_nothing_new(before, request.node.name)

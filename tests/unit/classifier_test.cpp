@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan/classifier.hpp"
+
+#include <gtest/gtest.h>
+#include <vtap/parse.h>
+
+#include <algorithm>
+
+#include "support/frames.hpp"
+#include "support/random_config.hpp"
+#include "support/reference.hpp"
+
+namespace vtap::test {
+namespace {
+
+using config::Match;
+using config::Prefix;
+
+vtap_key parse(const Bytes& frame) {
+  vtap_key key;
+  vtap_parse(frame.data(), static_cast<__u32>(std::min<std::size_t>(frame.size(), VTAP_WINDOW)),
+             static_cast<__u32>(frame.size()), &key);
+  return key;
+}
+
+/// Config, tables and classifier that belong together.
+class Subject {
+ public:
+  explicit Subject(config::Config config)
+      : config_(std::move(config)),
+        tables_(std::move(plan::compile(config_)).value()),
+        classifier_(tables_),
+        words_(classifier_.words() + 1, kUnwritten) {}
+
+  std::vector<std::uint32_t> classify(const Bytes& frame, std::uint32_t tap = 0) {
+    std::vector<std::uint32_t> policies;
+    const bool any = classifier_.classify(parse(frame), tap, words_.data());
+    classifier_.for_each_policy(words_.data(), [&](std::uint32_t p) { policies.push_back(p); });
+    EXPECT_EQ(any, !policies.empty());
+    EXPECT_EQ(words_.back(), kUnwritten);
+    return policies;
+  }
+
+  [[nodiscard]] const config::Config& config() const { return config_; }
+  [[nodiscard]] const plan::Tables& tables() const { return tables_; }
+
+ private:
+  static constexpr std::uint64_t kUnwritten = 0x5a5a5a5a5a5a5a5aU;
+  config::Config config_;
+  plan::Tables tables_;
+  plan::Classifier classifier_;
+  std::vector<std::uint64_t> words_;  ///< one more than may be written
+};
+
+/// One tap, one policy per list of matches.
+config::Config config_of(std::vector<std::vector<Match>> policies) {
+  config::Config config;
+  config.taps.resize(1);
+  config.monitors.resize(1);
+  for (auto& match : policies) {
+    auto& policy = config.policies.emplace_back();
+    policy.taps = {0};
+    policy.monitors = {0};
+    policy.match = std::move(match);
+  }
+  return config;
+}
+
+Prefix v4(std::uint8_t a, std::uint8_t b, std::uint8_t c, std::uint8_t d, std::uint8_t length) {
+  return {false, length, {a, b, c, d}};
+}
+
+Bytes packet(std::array<std::uint8_t, 4> src, std::array<std::uint8_t, 4> dst,
+             std::uint16_t sport = 1000, std::uint16_t dport = 80) {
+  return FrameBuilder()
+      .ethernet()
+      .type(0x0800)
+      .ipv4({.src = src, .dst = dst, .proto = 6})
+      .tcp(sport, dport, 0x02)
+      .build();
+}
+
+using Policies = std::vector<std::uint32_t>;
+
+TEST(Classifier, LongestPrefixKeepsTheShorterOnes) {
+  Subject subject(config_of({{{.src = {v4(10, 0, 0, 0, 8)}}},
+                             {{.src = {v4(10, 1, 0, 0, 16)}}},
+                             {{.src = {v4(10, 1, 2, 3, 32)}}},
+                             {{.src = {v4(0, 0, 0, 0, 0)}}}}));
+  EXPECT_EQ(subject.classify(packet({10, 1, 2, 3}, {9, 9, 9, 9})), (Policies{0, 1, 2, 3}));
+  EXPECT_EQ(subject.classify(packet({10, 1, 2, 4}, {9, 9, 9, 9})), (Policies{0, 1, 3}));
+  EXPECT_EQ(subject.classify(packet({10, 2, 2, 3}, {9, 9, 9, 9})), (Policies{0, 3}));
+  EXPECT_EQ(subject.classify(packet({9, 9, 9, 9}, {10, 1, 2, 3})), (Policies{3}));
+  EXPECT_EQ(subject.classify(FrameBuilder().ethernet().type(0x86dd).ipv6({}).build()), Policies{});
+}
+
+TEST(Classifier, SourceDestinationAndEitherInOneRule) {
+  Subject subject(config_of({{{.src = {v4(10, 0, 0, 0, 24)},
+                               .dst = {v4(10, 0, 1, 0, 24)},
+                               .host = {v4(10, 0, 0, 5, 32), v4(10, 0, 1, 6, 32)}}}}));
+  EXPECT_EQ(subject.classify(packet({10, 0, 0, 5}, {10, 0, 1, 1})), Policies{0});
+  EXPECT_EQ(subject.classify(packet({10, 0, 0, 1}, {10, 0, 1, 6})), Policies{0});
+  EXPECT_EQ(subject.classify(packet({10, 0, 0, 1}, {10, 0, 1, 1})), Policies{});
+  EXPECT_EQ(subject.classify(packet({10, 0, 1, 6}, {10, 0, 0, 5})), Policies{});
+}
+
+TEST(Classifier, EitherEndDoesNotMixEnds) {
+  // Two hosts, two ports: each key alone may hold at another end.
+  Subject subject(config_of({{{.host = {v4(10, 0, 0, 5, 32)}, .port = {{80, 80}}}}}));
+  EXPECT_EQ(subject.classify(packet({10, 0, 0, 5}, {9, 9, 9, 9}, 1000, 80)), Policies{0});
+  EXPECT_EQ(subject.classify(packet({10, 0, 0, 5}, {9, 9, 9, 9}, 80, 1000)), Policies{0});
+  EXPECT_EQ(subject.classify(packet({10, 0, 0, 5}, {9, 9, 9, 9}, 81, 1000)), Policies{});
+  EXPECT_EQ(subject.classify(packet({9, 9, 9, 9}, {8, 8, 8, 8}, 80, 80)), Policies{});
+}
+
+TEST(Classifier, ExceptTakesOnlyFromItsOwnPolicy) {
+  auto config = config_of({{{.dst_port = {{80, 80}}}}, {{.dst_port = {{80, 81}}}}, {}});
+  config.policies[1].except = {{.src = {v4(10, 0, 0, 0, 8)}}, {.proto = {{17, 17}}}};
+  Subject subject(std::move(config));
+  EXPECT_EQ(subject.classify(packet({10, 0, 0, 5}, {9, 9, 9, 9})), (Policies{0, 2}));
+  EXPECT_EQ(subject.classify(packet({11, 0, 0, 5}, {9, 9, 9, 9})), (Policies{0, 1, 2}));
+  EXPECT_EQ(subject.classify({}), Policies{2});
+}
+
+TEST(Classifier, PolicyOfManySegmentsIsVisitedOnce) {
+  std::vector<Match> many;
+  for (std::uint32_t port = 0; port < 200; ++port) many.push_back({.port = {{port, port + 100}}});
+  auto config = config_of({{}, many, {}});
+  config.policies[1].except = {{.dst_port = {{99, 99}}}};
+  Subject subject(std::move(config));
+  EXPECT_EQ(subject.classify(packet({9, 9, 9, 9}, {9, 9, 9, 9}, 150, 150)), (Policies{0, 1, 2}));
+  EXPECT_EQ(subject.classify(packet({9, 9, 9, 9}, {9, 9, 9, 9}, 150, 99)), (Policies{0, 2}));
+}
+
+TEST(Classifier, LengthsBeyondTheLargestCountAsTheLargest) {
+  Subject subject(config_of({{{.length = {{65535, 65535}}}}, {{.length = {{60, 65534}}}}}));
+  EXPECT_EQ(subject.classify(Bytes(59, 1)), Policies{});
+  EXPECT_EQ(subject.classify(Bytes(60, 1)), Policies{1});
+  EXPECT_EQ(subject.classify(Bytes(65535, 1)), Policies{0});
+  EXPECT_EQ(subject.classify(Bytes(70000, 1)), Policies{0});
+}
+
+TEST(Classifier, ZeroMacIsNoRunt) {
+  Subject subject(config_of({{{.src_mac = {config::Mac{}}}}}));
+  EXPECT_EQ(subject.classify(Bytes(13, 0)), Policies{});
+  EXPECT_EQ(subject.classify(Bytes(14, 0)), Policies{0});
+}
+
+TEST(Classifier, NoPoliciesTakeNothing) {
+  Subject subject(config_of({}));
+  EXPECT_EQ(subject.classify(Bytes(60, 1)), Policies{});
+}
+
+TEST(Classifier, AgreesWithTheOracle) {
+  constexpr std::uint64_t kConfigs = 200;
+  constexpr std::size_t kFrames = 200;
+  std::size_t some = 0;
+  std::size_t several = 0;
+  std::size_t verdicts = 0;
+  std::size_t excepted = 0;
+  std::uint32_t most_words = 0;
+  for (std::uint64_t seed = 0; seed < kConfigs; ++seed) {
+    Subject subject(random_config(seed));
+    auto without_except = subject.config();
+    for (auto& policy : without_except.policies) policy.except.clear();
+    most_words = std::max(most_words, subject.tables().config.match_words);
+    for (const Bytes& frame : corpus(seed, kFrames)) {
+      const Fields fields = read_fields(frame);
+      for (std::uint32_t tap = 0; tap < subject.config().taps.size(); ++tap) {
+        const Policies expected = policies(subject.config(), tap, fields);
+        ASSERT_EQ(subject.classify(frame, tap), expected)
+            << "config " << seed << ", tap " << tap << ", frame " << hex(frame);
+        const auto& here = subject.tables().taps[tap];
+        ASSERT_TRUE(!here.match_all || !expected.empty()) << seed;
+        ASSERT_TRUE(!here.match_none || expected.empty()) << seed;
+        ++verdicts;
+        some += !expected.empty();
+        several += expected.size() > 1;
+        excepted += tap == 0 && seed % 10 == 0 &&
+                    policies(without_except, tap, fields).size() != expected.size();
+      }
+    }
+  }
+  // Else the agreement says little: a good part of everything must be in the sample.
+  EXPECT_GT(some, verdicts / 5);
+  EXPECT_LT(some, verdicts * 4 / 5);
+  EXPECT_GT(several, verdicts / 20);
+  EXPECT_GT(excepted, 200U);
+  EXPECT_GT(most_words, 16U);
+}
+
+}  // namespace
+}  // namespace vtap::test

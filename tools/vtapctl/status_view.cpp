@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string_view>
+
+#include "table.hpp"
+#include "views.hpp"
+
+namespace vtap::ctl {
+namespace {
+
+/// Queue numbers as ranges: "0-3,5".
+std::string ranges_text(std::vector<std::uint64_t> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  std::string out;
+  for (size_t first = 0; first < numbers.size();) {
+    size_t last = first;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    out += (out.empty() ? "" : ",") + std::to_string(numbers[first]);
+    if (last > first) out += "-" + std::to_string(numbers[last]);
+    first = last + 1;
+  }
+  return out;
+}
+
+/// What the kernel granted: "rx+tx 0-3 zero-copy; tx 4 copy". "-" for a port without AF_XDP.
+std::string queues_text(const Json& port) {
+  std::map<std::string, std::map<std::string, std::vector<std::uint64_t>>> granted;
+  for (const Json& queue : part_of(port, "queues")) {
+    const auto it = queue.find("zero_copy");
+    const bool zero_copy = it != queue.end() && it->is_boolean() && it->get<bool>();
+    granted[zero_copy ? "zero-copy" : "copy"][text_of(queue, "direction")].push_back(
+        count_of(queue, "queue"));
+  }
+  std::string out;
+  for (const auto& [how, directions] : granted) {
+    for (const auto& [direction, numbers] : directions) {
+      out += (out.empty() ? "" : "; ") + direction + " " + ranges_text(numbers) + " " + how;
+    }
+  }
+  return out.empty() ? "-" : out;
+}
+
+std::string taps_text(const Interval& interval) {
+  Table table({{"tap"},
+               {"mode"},
+               {"capture"},
+               {"port"},
+               {"state"},
+               {"hook"},
+               {"in", true},
+               {"", true},
+               {"copied", true},
+               {"queues"}});
+  for (const Json& tap : part_of(interval.after(), "taps")) {
+    const Json& old_tap = named(part_of(interval.before(), "taps"), tap);
+    for (const Json& port : part_of(tap, "ports")) {
+      const Json& old_port = named(part_of(old_tap, "ports"), port);
+      const auto rate = [&](const char* key) { return interval.per_second(old_port, port, key); };
+      const std::string hook = text_of(port, "hook");
+      table.row({text_of(tap, "name"), text_of(tap, "mode"), text_of(tap, "capture"),
+                 text_of(port, "name"), text_of(port, "state"),
+                 hook == "-" ? text_of(tap, "hook") : hook, pps_text(rate("rx_frames")),
+                 bits_text(rate("rx_bytes")), pps_text(rate("copied_frames")), queues_text(port)});
+    }
+  }
+  return table.text();
+}
+
+std::string monitor_names(const Json& policy) {
+  std::string out;
+  for (const Json& monitor : part_of(policy, "monitors")) {
+    out += (out.empty() ? "" : ", ") + text_of(monitor, "name");
+  }
+  return out;
+}
+
+std::string policies_text(const Interval& interval) {
+  Table table({{"policy"}, {"placement"}, {"matched", true}, {"", true}, {"to monitors"}});
+  for (const Json& policy : part_of(interval.after(), "policies")) {
+    const Json& old_policy = named(part_of(interval.before(), "policies"), policy);
+    const auto rate = [&](const char* key) { return interval.per_second(old_policy, policy, key); };
+    table.row({text_of(policy, "name"), text_of(policy, "placement"),
+               pps_text(rate("matched_frames")), bits_text(rate("matched_bytes")),
+               monitor_names(policy)});
+  }
+  return table.text();
+}
+
+std::string monitors_text(const Interval& interval) {
+  Table table({{"monitor"}, {"port"}, {"state"}, {"out", true}, {"", true}, {"queues"}});
+  for (const Json& monitor : part_of(interval.after(), "monitors")) {
+    const Json& old = named(part_of(interval.before(), "monitors"), monitor);
+    const auto rate = [&](const char* key) { return interval.per_second(old, monitor, key); };
+    table.row({text_of(monitor, "name"), text_of(monitor, "port"), text_of(monitor, "state"),
+               pps_text(rate("tx_frames")), bits_text(rate("tx_bytes")), queues_text(monitor)});
+  }
+  return table.text();
+}
+
+/// Which counters tell of a loss, and what a reader needs to know about each reason.
+struct Advice {
+  std::string_view reason, text;
+};
+
+constexpr std::array kMissed = {
+    Advice{"no_free_frame", "no frame was free: raise broker.umem.frames"},
+    Advice{"ring_full", "the workers do not keep up: give broker.workers more CPUs"},
+    Advice{"too_long", "longer than broker.umem.frame_size holds"},
+    Advice{"super_packet", "GSO super-packets are not copied by the tee yet"},
+};
+constexpr std::array kNotPassed = {
+    Advice{"tx_failed", "the other port did not take them"},
+    Advice{"too_long", "longer than the other port's MTU allows"},
+    Advice{"rx_ring_full", "the workers do not keep up: give broker.workers more CPUs"},
+    Advice{"no_free_frame", "no frame was free: raise broker.umem.frames"},
+    Advice{"stale", "the broker hung, and they were too old to be sent"},
+};
+constexpr std::array kMonitorDropped = {
+    Advice{"ring_full", "the monitor's port is slower than its copies: sample, meter or slice"},
+    Advice{"queue_full", "more arrives than the monitor's rate and queue take"},
+    Advice{"down", "the monitor was down"},
+};
+
+template <size_t N>
+std::string advice_on(const std::array<Advice, N>& known, std::string_view reason) {
+  for (const Advice& advice : known) {
+    if (advice.reason == reason) return ": " + std::string(advice.text);
+  }
+  return "";
+}
+
+/// Collects one sentence per counter that should be zero and is not.
+class Findings {
+ public:
+  explicit Findings(const Interval& interval) : interval_(interval) {}
+
+  void add(std::string text) { texts_.push_back(std::move(text)); }
+
+  /// `what`: whose frames, and what befell them.
+  template <size_t N>
+  void add_losses(const std::string& what, const Json& before, const Json& after,
+                  const std::array<Advice, N>& known) {
+    for (const auto& item : after.items()) {
+      const std::string& reason = item.key();
+      const std::uint64_t frames = count_of(after, reason.c_str());
+      if (frames == 0) continue;
+      const double rate = interval_.per_second(before, after, reason.c_str());
+      add(what + " " + std::to_string(frames) + " (" + printable(reason) + ", " +
+          (rate > 0 ? "now " + pps_text(rate) : "not growing") + ")" + advice_on(known, reason));
+    }
+  }
+
+  [[nodiscard]] std::vector<std::string> take() { return std::move(texts_); }
+
+ private:
+  const Interval& interval_;
+  std::vector<std::string> texts_;
+};
+
+void look_at_port(const Json& tap, const Json& old_port, const Json& port, Findings& findings) {
+  const std::string who = "tap " + text_of(tap, "name") + ", port " + text_of(port, "name") + ": ";
+  const std::string state = text_of(port, "state");
+  if (state != "up" && state != "-") findings.add(who + "the port is " + state);
+  findings.add_losses(who + "originals not passed", part_of(old_port, "not_passed"),
+                      part_of(port, "not_passed"), kNotPassed);
+  findings.add_losses(who + "copies missed", part_of(old_port, "missed"), part_of(port, "missed"),
+                      kMissed);
+}
+
+void look_at_taps(const Interval& interval, Findings& findings) {
+  for (const Json& tap : part_of(interval.after(), "taps")) {
+    const Json& old_tap = named(part_of(interval.before(), "taps"), tap);
+    for (const Json& port : part_of(tap, "ports")) {
+      look_at_port(tap, named(part_of(old_tap, "ports"), port), port, findings);
+    }
+  }
+}
+
+/// The reasons that nobody asked for: sample and meter drop what the config has them drop.
+Json unwanted(const Json& dropped) {
+  Json out = Json::object();
+  for (const auto& item : dropped.items()) {
+    if (item.key() != "sample" && item.key() != "meter") out[item.key()] = item.value();
+  }
+  return out;
+}
+
+void look_at_policies(const Interval& interval, Findings& findings) {
+  for (const Json& policy : part_of(interval.after(), "policies")) {
+    const Json& old = named(part_of(interval.before(), "policies"), policy);
+    findings.add_losses("policy " + text_of(policy, "name") + ": copies dropped",
+                        part_of(old, "dropped"), unwanted(part_of(policy, "dropped")),
+                        std::array<Advice, 0>{});
+  }
+}
+
+void look_at_monitors(const Interval& interval, Findings& findings) {
+  for (const Json& monitor : part_of(interval.after(), "monitors")) {
+    const std::string who = "monitor " + text_of(monitor, "name") + ": ";
+    const std::string state = text_of(monitor, "state");
+    if (state != "up") {
+      findings.add(who + "its port " + text_of(monitor, "port") + " is " + state +
+                   "; it gets no copies");
+    }
+    const Json& old = named(part_of(interval.before(), "monitors"), monitor);
+    findings.add_losses(who + "copies dropped", part_of(old, "dropped"),
+                        part_of(monitor, "dropped"), kMonitorDropped);
+  }
+}
+
+void look_at_memory(const Interval& interval, Findings& findings) {
+  const Json& umem = part_of(interval.after(), "umem");
+  if (count_of(umem, "frames") == 0 || count_of(umem, "free") > 0) return;
+  findings.add("memory: none of the " + std::to_string(count_of(umem, "frames")) +
+               " frames is free");
+}
+
+std::string problems_text(const Interval& interval) {
+  const std::vector<std::string> found = problems(interval);
+  if (found.empty()) return "Nothing is wrong.\n";
+  std::string out = "What is wrong\n";
+  for (const std::string& text : found) out += "  " + text + "\n";
+  return out;
+}
+
+}  // namespace
+
+std::vector<std::string> problems(const Interval& interval) {
+  Findings findings(interval);
+  look_at_taps(interval, findings);
+  look_at_monitors(interval, findings);
+  look_at_policies(interval, findings);
+  look_at_memory(interval, findings);
+  return findings.take();
+}
+
+std::string status_view(const Interval& interval) {
+  return heading(interval.after()) + "\nTaps\n" + taps_text(interval) + "\nPolicies\n" +
+         policies_text(interval) + "\nMonitors\n" + monitors_text(interval) + "\n" +
+         problems_text(interval);
+}
+
+}  // namespace vtap::ctl

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
+/*
+ * Which frames does any policy of this tap want? The algorithm and the tables are those of
+ * vtap/abi.h; broker/plan/classifier.cpp is the same thing in C++, and a differential test holds
+ * the two together.
+ *
+ * The including program defines `const volatile struct vtap_port_config config` first. The
+ * verifier knows its values, so whatever `dims` leaves out is removed as dead code at load time.
+ * Before loading, the loader sizes every map (max_entries from the plan, at least 1) and gives
+ * `vectors` a value of (match_words + except_words) * 8 bytes.
+ */
+#ifndef VTAP_CLASSIFY_BPF_H
+#define VTAP_CLASSIFY_BPF_H
+
+#include <bpf/bpf_helpers.h>
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <vtap/abi.h>
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, 2 * VTAP_MAX_WORDS * sizeof(__u64));
+} vectors SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct vtap_fields);
+} fields SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 1);
+  __uint(key_size, 4);
+  __uint(value_size, sizeof(__u32));
+} hosts4 SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, 1);
+  __type(key, struct vtap_lpm4_key);
+  __type(value, __u32);
+} prefixes4 SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 1);
+  __uint(key_size, 16);
+  __uint(value_size, sizeof(__u32));
+} hosts6 SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, 1);
+  __type(key, struct vtap_lpm6_key);
+  __type(value, __u32);
+} prefixes6 SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 1);
+  __uint(key_size, 8);
+  __uint(value_size, sizeof(__u32));
+} macs SEC(".maps");
+
+enum {
+  VTAP_TWO_ENDED = 3, /* dimensions: addresses, ports, MACs */
+  VTAP_ONE_ENDED = 8,
+};
+
+/* The vectors that a frame selects. The verifier knows `dims` and so both counts, which makes every
+ * index below a constant to it. The counts are 64 bits wide because it forgets a narrower constant
+ * when the compiler spills another value into the same eight bytes of stack. */
+struct vtap_selected {
+  __u64 count;
+  __u64 either_count;
+  const __u64* all[1 + 2 * VTAP_TWO_ENDED + VTAP_ONE_ENDED]; /* ANDed, the tap's among them */
+  const __u64* either[2 * VTAP_TWO_ENDED];                   /* pairs: ORed, then ANDed */
+};
+
+/* Constants are read anew at each use: the compiler must not hoist tests of them into variables,
+ * which it would spill in such a narrow way. */
+static __always_inline __u32 vtap_uses(__u32 dims) { return config.classes.dims & dims; }
+
+/* Whether the plan reads this end (VTAP_AS_SRC, VTAP_AS_DST) of a two-ended dimension. */
+static __always_inline __u32 vtap_uses_end(__u32 dim, __u32 as) {
+  return vtap_uses(((1u << as) | VTAP_ENDS_EITHER) << dim);
+}
+
+/* Index of a field array. The key holds nothing larger; the verifier wants to see it, and the empty
+ * asm keeps the compiler from knowing it too well. */
+static __always_inline __u32 vtap_at_most(__u32 value, __u32 max) {
+  asm volatile("" : "+r"(value));
+  return value > max ? max : value;
+}
+
+static __always_inline const __u64* vtap_vector(__u32 number) {
+  return bpf_map_lookup_elem(&vectors, &number);
+}
+
+static __always_inline __u32 vtap_class_of_ipv4(const __u8* addr) {
+  struct vtap_lpm4_key key;
+  const __u32* found = 0;
+
+  if (vtap_uses(VTAP_DIM_HOST4)) found = bpf_map_lookup_elem(&hosts4, addr);
+  if (!found && vtap_uses(VTAP_DIM_LPM4)) {
+    key.prefixlen = 32;
+    __builtin_memcpy(key.addr, addr, sizeof(key.addr));
+    found = bpf_map_lookup_elem(&prefixes4, &key);
+  }
+  return found ? *found : config.classes.default_addr;
+}
+
+static __always_inline __u32 vtap_class_of_ipv6(const __u8* addr) {
+  struct vtap_lpm6_key key;
+  const __u32* found = 0;
+
+  if (vtap_uses(VTAP_DIM_HOST6)) found = bpf_map_lookup_elem(&hosts6, addr);
+  if (!found && vtap_uses(VTAP_DIM_LPM6)) {
+    key.prefixlen = 128;
+    __builtin_memcpy(key.addr, addr, sizeof(key.addr));
+    found = bpf_map_lookup_elem(&prefixes6, &key);
+  }
+  return found ? *found : config.classes.default_addr;
+}
+
+static __always_inline __u32 vtap_class_of_address(const __u8* addr, __u8 family) {
+  if (family == VTAP_L3_IPV4) return vtap_class_of_ipv4(addr);
+  if (family == VTAP_L3_IPV6) return vtap_class_of_ipv6(addr);
+  return config.classes.default_addr;
+}
+
+static __always_inline __u32 vtap_class_of_mac(const __u8* mac, __u8 valid) {
+  const __u32* found = valid ? bpf_map_lookup_elem(&macs, mac) : 0;
+
+  return found ? *found : config.classes.default_mac;
+}
+
+/* The select functions append vectors. False: a vector is missing, which no plan does; it is the
+ * verifier that asks. */
+static __always_inline bool vtap_select(struct vtap_selected* to, __u32 number) {
+  const __u64* vector = vtap_vector(number);
+
+  if (vector) to->all[to->count++] = vector;
+  return vector;
+}
+
+/* One end of a two-ended dimension whose value there is of class `number`. */
+static __always_inline bool vtap_select_end(struct vtap_selected* to, __u32 number, __u32 dim,
+                                            __u32 as) {
+  const __u64* either;
+
+  if (vtap_uses((1u << as) << dim) && !vtap_select(to, number + as)) return false;
+  if (!vtap_uses((__u32)VTAP_ENDS_EITHER << dim)) return true;
+  either = vtap_vector(number + VTAP_AS_EITHER);
+  if (either) to->either[to->either_count++] = either;
+  return either;
+}
+
+static __always_inline bool vtap_select_addresses(struct vtap_selected* to,
+                                                  const struct vtap_key* key) {
+  const __u32 dim = VTAP_DIM_ADDR;
+
+  if (vtap_uses_end(dim, VTAP_AS_SRC) &&
+      !vtap_select_end(to, vtap_class_of_address(key->src, key->family), dim, VTAP_AS_SRC))
+    return false;
+  if (vtap_uses_end(dim, VTAP_AS_DST) &&
+      !vtap_select_end(to, vtap_class_of_address(key->dst, key->family), dim, VTAP_AS_DST))
+    return false;
+  return true;
+}
+
+static __always_inline bool vtap_select_ports(struct vtap_selected* to, const struct vtap_key* key,
+                                              const struct vtap_fields* class_of) {
+  const __u32 dim = VTAP_DIM_PORT;
+  const __u16* port = class_of->port;
+
+  if (vtap_uses_end(dim, VTAP_AS_SRC) &&
+      !vtap_select_end(to, port[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC))
+    return false;
+  if (vtap_uses_end(dim, VTAP_AS_DST) &&
+      !vtap_select_end(to, port[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST))
+    return false;
+  return true;
+}
+
+static __always_inline bool vtap_select_macs(struct vtap_selected* to, const struct vtap_key* key) {
+  const __u32 dim = VTAP_DIM_MAC;
+
+  if (vtap_uses_end(dim, VTAP_AS_SRC) &&
+      !vtap_select_end(to, vtap_class_of_mac(key->smac, key->mac), dim, VTAP_AS_SRC))
+    return false;
+  if (vtap_uses_end(dim, VTAP_AS_DST) &&
+      !vtap_select_end(to, vtap_class_of_mac(key->dmac, key->mac), dim, VTAP_AS_DST))
+    return false;
+  return true;
+}
+
+static __always_inline bool vtap_select_field(struct vtap_selected* to, __u32 dim,
+                                              const __u16* class_of, __u32 value, __u32 max) {
+  return !vtap_uses(dim) || vtap_select(to, class_of[vtap_at_most(value, max)]);
+}
+
+static __always_inline bool vtap_select_fields(struct vtap_selected* to, const struct vtap_key* key,
+                                               const struct vtap_fields* f) {
+  return vtap_select_field(to, VTAP_DIM_PROTO, f->proto, key->proto, VTAP_NO_PROTO) &&
+         vtap_select_field(to, VTAP_DIM_VLAN, f->vlan, key->vlan, VTAP_NO_VLAN) &&
+         vtap_select_field(to, VTAP_DIM_INNER_VLAN, f->inner_vlan, key->inner_vlan, VTAP_NO_VLAN) &&
+         vtap_select_field(to, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype,
+                           VTAP_NO_ETHERTYPE) &&
+         vtap_select_field(to, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags,
+                           VTAP_NO_TCP_FLAGS) &&
+         vtap_select_field(to, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP) &&
+         vtap_select_field(to, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT) &&
+         vtap_select_field(to, VTAP_DIM_LENGTH, f->length, key->length, VTAP_MAX_LENGTH);
+}
+
+/* Most selective dimensions first: most frames leave the loop in vtap_rules() early. */
+static __always_inline bool vtap_select_all(struct vtap_selected* to, const struct vtap_key* key) {
+  const struct vtap_fields* class_of;
+  __u32 zero = 0;
+
+  to->count = 0;
+  to->either_count = 0;
+  class_of = bpf_map_lookup_elem(&fields, &zero);
+  return class_of && vtap_select(to, config.tap_class) && vtap_select_addresses(to, key) &&
+         vtap_select_ports(to, key, class_of) && vtap_select_macs(to, key) &&
+         vtap_select_fields(to, key, class_of);
+}
+
+/* Word `word` of the rules that the frame satisfies. */
+static __always_inline __u64 vtap_rules(const struct vtap_selected* from, __u32 word) {
+  __u64 rules = ~0ull;
+  __u64 i;
+
+  for (i = 0; i < from->count && rules; i++) rules &= from->all[i][word];
+  for (i = 0; i < from->either_count && rules; i += 2)
+    rules &= from->either[i][word] | from->either[i + 1][word];
+  return rules;
+}
+
+/* Segments of which any bit is set, as their top bits. */
+static __always_inline __u64 vtap_any(__u64 rules, __u64 top) {
+  return (rules | ((rules & ~top) + ~top)) & top;
+}
+
+/* Whether any policy of this tap takes the frame. */
+static __noinline bool vtap_wanted(const struct vtap_key* key) {
+  struct vtap_selected selected;
+  const __u64* top;
+  __u32 word;
+
+  if (config.match_all) return true;
+  if (config.match_none || config.classes.match_words == 0) return false;
+
+  top = vtap_vector(config.classes.seg_top_class);
+  if (!top || !vtap_select_all(&selected, key)) return false;
+
+  for (word = 0; word < VTAP_MAX_WORDS && word < config.classes.match_words; word++) {
+    __u64 rules = vtap_rules(&selected, word);
+    __u64 excepted;
+
+    if (!rules) continue;
+    if (!config.classes.except_words) return true;
+    excepted = vtap_rules(&selected, config.classes.match_words + word);
+    if (vtap_any(rules, top[word]) & ~vtap_any(excepted, top[word])) return true;
+  }
+  return false;
+}
+
+#endif

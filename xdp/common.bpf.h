@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
+/*
+ * What the tap programs of both hooks share: the constants of the port, the maps, and the way a copy
+ * goes into a tee ring. The including file gives the hook's context type and, behind this header,
+ * load_bytes().
+ */
+#ifndef VTAP_COMMON_BPF_H
+#define VTAP_COMMON_BPF_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "vtap/abi.h"
+
+const volatile struct vtap_port_config config;
+
+/* The memory of all frames: one element is one UMEM frame. Sized by the loader. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, 4096);
+} umem SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1); /* possible CPUs */
+  __type(key, __u32);
+  __type(value, struct vtap_cpu);
+} cpus SEC(".maps");
+
+/* By CPU: the ring buffer whose epoll wakes the worker that serves this CPU's tee ring. */
+struct doorbell {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, 4096);
+};
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+  __uint(max_entries, 1); /* possible CPUs */
+  __type(key, __u32);
+  __array(values, struct doorbell);
+} doorbells SEC(".maps");
+
+#include "classify.bpf.h"
+#include "vtap/parse.h"
+
+/* Stops the compiler from reasoning about a value whose bounds the verifier must see. */
+#define VTAP_OPAQUE(x) asm volatile("" : "+r"(x))
+
+/* len, known to be in 1..limit, in a form whose bounds the verifier can follow; limit is a power
+ * of two. */
+static __always_inline __u32 bounded(__u32 len, __u32 limit) {
+  len = (len - 1) & (limit - 1);
+  VTAP_OPAQUE(len);
+  return len + 1;
+}
+
+static __always_inline struct vtap_cpu *this_cpu(void) {
+  __u32 cpu = bpf_get_smp_processor_id();
+  return bpf_map_lookup_elem(&cpus, &cpu);
+}
+
+/* Wakes the broker's worker of this CPU. Only the program that clears the flag rings, so a sleeper
+ * costs one record, and a busy worker none. */
+static __always_inline void ring_doorbell(struct vtap_cpu *cpu) {
+  if (!*(volatile __u32 *)&cpu->sleeping || !__sync_lock_test_and_set(&cpu->sleeping, 0)) return;
+  __u32 number = bpf_get_smp_processor_id();
+  void *bell = bpf_map_lookup_elem(&doorbells, &number);
+  if (bell) bpf_ringbuf_output(bell, &number, sizeof(number), BPF_RB_FORCE_WAKEUP);
+}
+
+/* A frame for a copy, and its memory; NULL when there is none, counted. The frame is only taken by
+ * publish(): until then nothing has happened. */
+static __always_inline __u8 *next_frame(struct vtap_cpu *cpu, struct vtap_port_counters *count,
+                                        __u32 *number) {
+  if (cpu->free_cons == cpu->free_prod_seen) {
+    cpu->free_prod_seen = __sync_fetch_and_add(&cpu->free_prod, 0);
+    if (cpu->free_cons == cpu->free_prod_seen) {
+      count->no_free_frame++;
+      return NULL;
+    }
+  }
+  if (cpu->desc_prod - cpu->desc_cons_seen >= VTAP_RING_SLOTS) {
+    cpu->desc_cons_seen = __sync_fetch_and_add(&cpu->desc_cons, 0);
+    if (cpu->desc_prod - cpu->desc_cons_seen >= VTAP_RING_SLOTS) {
+      count->ring_full++;
+      return NULL;
+    }
+  }
+  *number = cpu->free_ring[cpu->free_cons & (VTAP_RING_SLOTS - 1)];
+  return bpf_map_lookup_elem(&umem, number);
+}
+
+/* Hands a filled frame to the broker. The exchange is a full barrier: the descriptor and the bytes
+ * are visible before it, and the sleeper's flag is read after it. free_cons moves last, so that the
+ * broker cannot refill the slot before it was read. */
+static __always_inline void publish(struct vtap_cpu *cpu, struct vtap_port_counters *count,
+                                    const struct vtap_desc *desc) {
+  __u32 prod = cpu->desc_prod;
+  cpu->desc_ring[prod & (VTAP_RING_SLOTS - 1)] = *desc;
+  __sync_lock_test_and_set(&cpu->desc_prod, prod + 1);
+  *(volatile __u32 *)&cpu->free_cons = cpu->free_cons + 1;
+  count->copied++;
+  ring_doorbell(cpu);
+}
+
+#endif

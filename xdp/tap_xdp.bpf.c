@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
+/*
+ * A tap port at XDP: selects the monitored frames, copies them into UMEM (tee) or sends them into an
+ * AF_XDP ring (redirect), and lets every other original take the plain path. One per port and plan,
+ * tail-called by the stub.
+ */
+#include "common.bpf.h"
+#include "plain_xdp.bpf.h"
+
+typedef struct xdp_md vtap_ctx;
+
+static __always_inline int load_wire(vtap_ctx *ctx, __u8 *to, __u32 len) {
+  return bpf_xdp_load_bytes(ctx, 0, to, len);
+}
+
+#include "select.bpf.h"
+
+/* AF_XDP sockets of this port by RX queue. */
+struct {
+  __uint(type, BPF_MAP_TYPE_XSKMAP);
+  __uint(max_entries, VTAP_MAX_QUEUES);
+  __type(key, __u32);
+  __type(value, __u32);
+} xsks SEC(".maps");
+
+/* By RX queue: when the worker of its socket last ran, CLOCK_MONOTONIC ns. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, VTAP_MAX_QUEUES);
+  __type(key, __u32);
+  __type(value, __u64);
+} heartbeats SEC(".maps");
+
+static __always_inline bool worker_alive(__u32 queue) {
+  __u64 *beat = bpf_map_lookup_elem(&heartbeats, &queue);
+  return beat && bpf_ktime_get_ns() - *(volatile __u64 *)beat < config.stale_ns;
+}
+
+static __always_inline int original(struct vtap_port_counters *count, bool matched) {
+  int verdict;
+  if (config.mode == VTAP_MODE_SPAN && (matched || config.unmatched_drop)) {
+    count->consumed++;
+    return XDP_DROP;
+  }
+  verdict = plain_path();
+  if (verdict == XDP_REDIRECT)
+    count->forwarded++;
+  else if (verdict == XDP_PASS)
+    count->passed++;
+  else
+    count->no_output++;
+  return verdict;
+}
+
+/* Sends a matched frame to its worker, original and all. Frames that no AF_XDP frame can hold, and
+ * all originals while the worker hangs, take the plain path instead. */
+static __always_inline int redirect(vtap_ctx *ctx, __u32 length, struct vtap_port_counters *count) {
+  __u32 queue = ctx->rx_queue_index;
+  bool one_buffer = ctx->data_end - ctx->data == length;
+  if (!one_buffer || length > config.frame_size - 256 /* XDP_PACKET_HEADROOM */) {
+    count->too_long++;
+    return original(count, true);
+  }
+  if (config.mode == VTAP_MODE_INLINE && !worker_alive(queue)) {
+    count->stale_worker++;
+    return original(count, true);
+  }
+  int verdict = bpf_redirect_map(&xsks, queue, XDP_PASS);
+  if (verdict != XDP_REDIRECT) {
+    count->no_socket++;
+    return original(count, true);
+  }
+  count->copied++;
+  if (config.mode == VTAP_MODE_SPAN)
+    count->consumed++;
+  else
+    count->to_broker++;
+  return verdict;
+}
+
+SEC("xdp.frags")
+int vtap_tap_xdp(struct xdp_md *ctx) {
+  struct vtap_cpu *cpu = this_cpu();
+  if (!cpu) return plain_path();
+  struct vtap_port_counters *count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
+  __u32 length = bpf_xdp_get_buff_len(ctx);
+  count->rx_frames++;
+  count->rx_bytes += length;
+  if (!selected(ctx, cpu, length, count)) return original(count, false);
+  count->matched++;
+  if (config.capture == VTAP_CAPTURE_REDIRECT) return redirect(ctx, length, count);
+  struct vtap_desc desc = {};
+  tee(ctx, cpu, length, count, &desc);
+  return original(count, true);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
