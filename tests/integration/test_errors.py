@@ -88,7 +88,7 @@ BAD_LINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "rate without unit": ('monitors = ["ids"]',
                           'monitors = ["ids"]\nmeter = { rate = "200", burst = "1MiB" }', ("200",)),
     "share of flows": ('monitors = ["ids"]',
-                       'monitors = ["ids"]\nsample = { flows = 1.5 }', ("1.5",)),
+                       'monitors = ["ids"]\nsample = { flows = 1.5 }', ("flows",)),
     "two samples": ('monitors = ["ids"]',
                     'monitors = ["ids"]\nsample = { flows = 0.5, one_in = 2 }', ("sample",)),
     "slice of nothing": ('monitors = ["ids"]', 'monitors = ["ids"]\nslice = 0', ("slice",)),

@@ -166,7 +166,7 @@ def test_frames_longer_than_frame_size_pass(capture: str, mtu: int) -> None:
     with Lab(mtu=mtu, napi_ends=capture != "tc") as lab:
         lab.open_wires()
         with Broker(lab, simple_config(CAPTURES[capture])) as running:
-            short, long = packets.sized(1800, 1), packets.sized(mtu + 14, 2)
+            short, long = packets.sized(1514, 1), packets.sized(mtu + 14, 2)
             for source, sink in lab.directions():
                 carry([short, long, short], source, sink, lab.monitors, copies=[short, short])
             for port in tap_ports(running.settled()).values():
@@ -278,7 +278,7 @@ def test_unfinished_checksum_is_completed(local: str, remote: str) -> None:
             receiver.bind((remote, 5000))
             receiver.settimeout(2)
             sender.bind((local, 4000))
-            payloads = [bytes([n]) * n for n in (0, 1, 2, 63, 64, 1000, 1471, 1400)]
+            payloads = [bytes([n & 0xFF]) * n for n in (0, 1, 2, 63, 64, 1000, 1471, 1400)]
             for payload in payloads:
                 if family == socket.AF_INET6:
                     payload = payload[:1452]
