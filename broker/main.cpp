@@ -9,10 +9,12 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <fstream>
 #include <iostream>
+#include <stdexcept>
 
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -239,21 +241,25 @@ Result<void> serve(config::Config config) {
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
   io::capture_libbpf_log();
 
-  const std::string socket = config.broker.control;
+  // The socket first: a second broker of the same name is met before any port is touched.
+  std::atomic<engine::Engine*> broker{nullptr};
+  const auto stats_json = [&broker]() -> std::string {
+    const engine::Engine* const running = broker.load();
+    if (running == nullptr) throw std::runtime_error("the broker is starting");
+    return stats::to_json(running->snapshot());
+  };
+  auto control = control::ControlServer::open(
+      config.broker.control, {.version = VTAP_VERSION, .stats_json = stats_json, .reload = {}});
+  if (!control) return control.error();
   auto started = engine::Engine::start(
       {.generation = 1, .config = std::move(config), .tables = std::move(*tables)},
       std::move(*resolved), std::move(*state));
   if (!started) return started.error();
-  engine::Engine* const broker = started->get();
-  auto control = control::ControlServer::open(
-      socket, {.version = VTAP_VERSION,
-               .stats_json = [broker] { return stats::to_json(broker->snapshot()); },
-               .reload = {}});
-  if (!control) return control.error();
-  auto ended = run(*broker, *signals);
+  broker.store(started->get());
+  auto ended = run(**started, *signals);
   sd_notify(0, "STOPPING=1");
-  broker->stop();
-  (*control)->stop();
+  (*started)->stop();
+  (*control)->stop();  // before the engine goes: the handlers use it
   return ended;
 }
 

@@ -51,6 +51,27 @@ class Block {
   std::vector<std::uint64_t> words_;
 };
 
+/// The fixed parts of ethtool's requests. (The kernel's structs end in arrays of no size, which
+/// clang refuses to initialise.)
+struct SetInfo {
+  std::uint32_t cmd = ETHTOOL_GSSET_INFO;
+  std::uint32_t reserved = 0;
+  std::uint64_t mask = 0;
+};
+static_assert(sizeof(SetInfo) == sizeof(ethtool_sset_info));
+struct Strings {
+  std::uint32_t cmd = ETHTOOL_GSTRINGS;
+  std::uint32_t set = 0;
+  std::uint32_t count = 0;
+};
+static_assert(sizeof(Strings) == sizeof(ethtool_gstrings));
+struct FeatureBits {
+  std::uint32_t cmd = 0;
+  std::uint32_t blocks = 0;
+};
+static_assert(sizeof(FeatureBits) == sizeof(ethtool_gfeatures));
+static_assert(sizeof(FeatureBits) == sizeof(ethtool_sfeatures));
+
 using Name = std::array<char, ETH_GSTRING_LEN>;
 
 Error ethtool_failure(const std::string& what, const std::string& port, int result) {
@@ -58,26 +79,19 @@ Error ethtool_failure(const std::string& what, const std::string& port, int resu
 }
 
 Result<std::uint32_t> feature_count(const std::string& port) {
-  Block<ethtool_sset_info, std::uint32_t> info(1);
-  ethtool_sset_info header{};
-  header.cmd = ETHTOOL_GSSET_INFO;
-  header.sset_mask = 1ULL << ETH_SS_FEATURES;
-  info.set_header(header);
+  Block<SetInfo, std::uint32_t> info(1);
+  info.set_header({.mask = 1ULL << ETH_SS_FEATURES});
   const int result = ethtool_ioctl(port, info.data());
   if (result < 0) return ethtool_failure("count the offload features", port, result);
-  return info.header().sset_mask == 0 ? 0 : info.at(0);
+  return info.header().mask == 0 ? 0 : info.at(0);
 }
 
 /// Names in the order of their bits.
 Result<std::vector<std::string>> feature_names(const std::string& port) {
   const Result<std::uint32_t> count = feature_count(port);
   if (!count) return count.error();
-  Block<ethtool_gstrings, Name> strings(count.value());
-  ethtool_gstrings header{};
-  header.cmd = ETHTOOL_GSTRINGS;
-  header.string_set = ETH_SS_FEATURES;
-  header.len = count.value();
-  strings.set_header(header);
+  Block<Strings, Name> strings(count.value());
+  strings.set_header({.set = ETH_SS_FEATURES, .count = count.value()});
   const int result = ethtool_ioctl(port, strings.data());
   if (result < 0) return ethtool_failure("name the offload features", port, result);
   std::vector<std::string> names;
@@ -104,11 +118,8 @@ Result<std::map<std::string, Feature>> features(const std::string& port) {
   const Result<std::vector<std::string>> names = feature_names(port);
   if (!names) return names.error();
   const std::uint32_t blocks = blocks_for(names.value().size());
-  Block<ethtool_gfeatures, ethtool_get_features_block> bits(blocks);
-  ethtool_gfeatures header{};
-  header.cmd = ETHTOOL_GFEATURES;
-  header.size = blocks;
-  bits.set_header(header);
+  Block<FeatureBits, ethtool_get_features_block> bits(blocks);
+  bits.set_header({.cmd = ETHTOOL_GFEATURES, .blocks = blocks});
   const int result = ethtool_ioctl(port, bits.data());
   if (result < 0) return ethtool_failure("read the offload features", port, result);
   std::map<std::string, Feature> found;
@@ -130,11 +141,8 @@ Result<bool> set_feature(const std::string& port, const std::string& feature, bo
   if (name == names.value().end()) return true;
   const auto index = static_cast<std::size_t>(name - names.value().begin());
   const std::uint32_t blocks = blocks_for(names.value().size());
-  Block<ethtool_sfeatures, ethtool_set_features_block> bits(blocks);
-  ethtool_sfeatures header{};
-  header.cmd = ETHTOOL_SFEATURES;
-  header.size = blocks;
-  bits.set_header(header);
+  Block<FeatureBits, ethtool_set_features_block> bits(blocks);
+  bits.set_header({.cmd = ETHTOOL_SFEATURES, .blocks = blocks});
   const std::uint32_t mask = 1U << (index % 32);
   bits.set(index / 32, {.valid = mask, .requested = on ? mask : 0});
   const int result = ethtool_ioctl(port, bits.data());

@@ -41,8 +41,11 @@ Result<UniqueFd> create_doorbells(std::uint32_t cpus) {
                     &options);
 }
 
+std::uint32_t load(const std::uint32_t& word, std::memory_order order) noexcept {
+  return std::atomic_ref(const_cast<std::uint32_t&>(word)).load(order);
+}
 std::uint32_t load_acquire(const std::uint32_t& word) noexcept {
-  return std::atomic_ref(const_cast<std::uint32_t&>(word)).load(std::memory_order_acquire);
+  return load(word, std::memory_order_acquire);
 }
 void store_release(std::uint32_t& word, std::uint32_t value) noexcept {
   std::atomic_ref(word).store(value, std::memory_order_release);
@@ -176,12 +179,12 @@ void TeeSource::refill(Ring& ring) noexcept {
 }
 
 bool TeeSource::prepare_sleep() noexcept {
+  // The program exchanges desc_prod, then reads the flag; we set the flag, then read desc_prod, all
+  // of it sequentially consistent: one of the two sees the other. No fence, which TSan cannot see.
   for (Ring& ring : rings_) std::atomic_ref(ring.shared->sleeping).store(1);
-  // The program exchanges desc_prod, then reads the flag; we set the flag, then read desc_prod. One
-  // of the two sees the other.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  const bool empty = std::ranges::all_of(
-      rings_, [](const Ring& ring) { return load_acquire(ring.shared->desc_prod) == ring.desc_cons; });
+  const bool empty = std::ranges::all_of(rings_, [](const Ring& ring) {
+    return load(ring.shared->desc_prod, std::memory_order_seq_cst) == ring.desc_cons;
+  });
   if (!empty) wake();
   return empty;
 }

@@ -40,13 +40,14 @@ Transport find_transport(std::span<const std::uint8_t> frame) noexcept {
     if (type != 0x8100 && type != 0x88a8) break;
     at += 4;
   }
-  if (at + 2 + 40 > frame.size()) return {};
+  if (at + 2 > frame.size()) return {};
   const std::uint16_t type = be16(frame, at);
   at += 2;
+  const std::size_t rest = frame.size() - at;
   Transport found;
   std::uint8_t proto = 0;
   std::span<const std::uint8_t> addresses;
-  if (type == 0x0800 && frame[at] >> 4 == 4 && (be16(frame, at + 6) & 0x3fff) == 0) {
+  if (type == 0x0800 && rest >= 20 && frame[at] >> 4 == 4 && (be16(frame, at + 6) & 0x3fff) == 0) {
     const std::size_t header = static_cast<std::size_t>(frame[at] & 15) * 4;
     const std::size_t total = be16(frame, at + 2);
     if (header < 20 || total < header) return {};
@@ -54,7 +55,7 @@ Transport find_transport(std::span<const std::uint8_t> frame) noexcept {
     addresses = frame.subspan(at + 12, 8);
     found.start = at + header;
     found.length = total - header;
-  } else if (type == 0x86dd && frame[at] >> 4 == 6) {
+  } else if (type == 0x86dd && rest >= 40 && frame[at] >> 4 == 6) {
     proto = frame[at + 6];  // extension headers: not sent unfinished by a host's own stack
     addresses = frame.subspan(at + 8, 32);
     found.start = at + 40;

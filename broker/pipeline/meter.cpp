@@ -6,8 +6,10 @@
 namespace vtap::pipeline {
 namespace {
 
-constexpr double kTicksPerSecond = 256e9;
-constexpr unsigned kTickShift = 8;
+constexpr unsigned kTickShift = 5;
+constexpr double kTicksPerSecond = 1e9 * (1U << kTickShift);
+/// Ticks in a bucket at most, for a low rate with a huge burst: two years.
+constexpr double kDeepest = 0x1p61;
 
 double units_per_second(const config::Meter& config) noexcept {
   return config.packets_per_second != 0 ? static_cast<double>(config.packets_per_second)
@@ -18,7 +20,8 @@ double units_per_second(const config::Meter& config) noexcept {
 
 Meter::Meter(const config::Meter& config) noexcept
     : ticks_per_unit_(kTicksPerSecond / units_per_second(config)),
-      depth_(static_cast<std::int64_t>(ticks_per_unit_ * static_cast<double>(config.burst))),
+      depth_(static_cast<std::int64_t>(
+          std::min(ticks_per_unit_ * static_cast<double>(config.burst), kDeepest))),
       by_packets_(config.packets_per_second != 0) {}
 
 FrameSet Meter::conforming(FrameSet frames, const Burst& burst, std::uint64_t now) noexcept {
@@ -29,7 +32,7 @@ FrameSet Meter::conforming(FrameSet frames, const Burst& burst, std::uint64_t no
     FrameSet passed = 0;
     for_each_frame(frames, [&](std::uint32_t i) {
       const double units = by_packets_ ? 1.0 : static_cast<double>(burst.length[i]);
-      const auto next = full_at + static_cast<std::int64_t>(units * ticks_per_unit_);
+      const auto next = full_at + static_cast<std::int64_t>(units * ticks_per_unit_ + 0.5);
       if (next - tick > depth_) return;
       full_at = next;
       passed |= FrameSet{1} << i;

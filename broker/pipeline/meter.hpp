@@ -25,8 +25,8 @@ class alignas(64) Meter {
   double ticks_per_unit_;  ///< a unit is a byte or a packet
   std::int64_t depth_;     ///< ticks in a full bucket
   bool by_packets_;
-  /// Ticks of 2^-8 ns since the broker started: a 64-byte frame at 100 Gbit/s is 1310 of them, and
-  /// the number lasts for a year.
+  /// Ticks of 2^-5 ns since the broker started: a 64-byte frame at 100 Gbit/s is 164 of them, and
+  /// the number lasts for nine years.
   std::atomic<std::int64_t> full_at_{0};
 };
 

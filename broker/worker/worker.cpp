@@ -129,8 +129,9 @@ void Worker::stop() {
   thread_.join();
 }
 
+/// Pairs with sleep(): every access to the flag is an exchange, so that either the sleeper comes
+/// later and sees all that was done before this call, or it is found asleep.
 void Worker::wake() noexcept {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
   if (!sleeping_.exchange(false)) return;
   const std::uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(event_.get(), &one, sizeof(one));
@@ -346,8 +347,7 @@ bool Worker::may_sleep() noexcept {
 /// Sleeps until a program rings, an AF_XDP ring has frames, or a peer or a task wakes it. While
 /// sinks hold frames, completions are looked for in growing intervals.
 void Worker::sleep(std::uint64_t idle_ns) noexcept {
-  sleeping_.store(true);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  sleeping_.exchange(true);
   if (may_sleep()) {
     const int timeout =
         sinks_busy() || std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; })
@@ -359,7 +359,7 @@ void Worker::sleep(std::uint64_t idle_ns) noexcept {
     counters_.asleep_ns.add(monotonic_ns() - before);
     counters_.wakeups.add(1);
   }
-  sleeping_.store(false);
+  sleeping_.exchange(false);
   tee_.wake();
   doorbell_.silence();
   std::uint64_t ignored = 0;

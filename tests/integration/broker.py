@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lab import OWN_PREFIX, Lab, Namespace
+from lab import OWN_PREFIX, Lab, Namespace, eventually
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -170,7 +170,11 @@ class Broker:
         self.process.wait(10)
 
     def hang(self) -> None:
+        """Stops every thread of it; only then it returns."""
         self.send_signal(signal.SIGSTOP)
+        tasks = Path("/proc", str(self.pid), "task")
+        assert eventually(lambda: all(
+            file.read_text().rpartition(")")[2].split()[0] == "T" for file in tasks.glob("*/stat")))
 
     def resume(self) -> None:
         self.send_signal(signal.SIGCONT)

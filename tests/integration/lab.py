@@ -206,6 +206,10 @@ _ETH_P_ALL = 3
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 32, 33, 35
 _VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
 CHECKSUM_UNFINISHED = 1 << 3
+# The kernel stamps arriving packets only while some socket wants it, and switches that on a moment
+# late: this one wants it from the start.
+_STAMPS_ON = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+_STAMPS_ON.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 _AUXDATA = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata
 
 
@@ -511,7 +515,7 @@ def assert_restored(before: dict[str, object], ns: Namespace, timeout: float = 5
     assert not left, "not as found:\n  " + "\n  ".join(left)
 
 
-# State of a port of a lab, by its name: brokers of others may run on this machine. And pins of ours.
+# State of ports of a lab, by their names, as brokers of others may run here; and pins of vtap.
 _STATE_FILE = re.compile(rf"^[tm]\d+\b|^it{os.getpid()}n")
 _PIN = re.compile("^vtap")
 

@@ -84,7 +84,7 @@ def test_streams_both_ways(lab: Lab) -> None:
     traffic.assert_complete()
     for _, delivery in traffic.deliveries:
         assert len(delivery.sent) > 1500
-        assert 0 <= min(delivery.delays_s()) and max(delivery.delays_s()) < 0.2
+        assert -0.2 < min(delivery.delays_s()) and max(delivery.delays_s()) < 0.2
 
 
 def test_order_and_duplicates_are_seen(lab: Lab) -> None:

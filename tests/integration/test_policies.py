@@ -153,6 +153,11 @@ PROBES: dict[str, tuple[bytes, set[str]]] = {
 }
 
 
+def _key(name: str) -> str:
+    """The name of a policy in a config, where it holds no spaces."""
+    return name.replace(" ", "-")
+
+
 class Probes:
     """One broker with all of MATCHES; finds out which policies take a frame."""
 
@@ -165,9 +170,9 @@ class Probes:
         assert_frames([frame], self.lab.right.receive(1, quiet=0.0), "original")
         assert_frames([frame], self.lab.monitor(0).receive(1, quiet=0.0), "copy of the last policy")
         now = eventually(self._counted, 2.0)
-        assert now.pop("every frame") == 1
+        assert now.pop("every-frame") == 1
         assert set(now.values()) <= {0, 1}
-        return {name for name, count in now.items() if count}
+        return {name for name in MATCHES if now[_key(name)]}
 
     def _counted(self) -> dict[str, int]:
         """What each policy took since the last frame; empty as long as none took anything."""
@@ -185,8 +190,8 @@ def probes(request: pytest.FixtureRequest) -> Iterator[Probes]:
     with Lab(napi_ends=request.param != "tc") as lab:
         lab.open_wires()
         text = config([inline(**CAPTURES[request.param])], monitors(1),
-                      [*(policy(name, match=[match]) for name, match in MATCHES.items()),
-                       policy("every frame")])
+                      [*(policy(_key(name), match=[match]) for name, match in MATCHES.items()),
+                       policy("every-frame")])
         with Broker(lab, text) as running:
             yield Probes(lab, running)
 

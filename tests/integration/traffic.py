@@ -36,8 +36,8 @@ def read_stamp(frame: bytes) -> tuple[int, int, int] | None:
 
 @dataclass
 class Delivery:
-    """What became of one stream. Times in ns of the wall clock, taken when it was handed to the
-    kernel and when the kernel delivered it."""
+    """What became of one stream. Times in ns of the wall clock: when the sender's kernel had taken
+    the frame (so that a starved sender delays nothing), and when the receiver's kernel had it."""
     sent: list[int]                          # time of sending, by number
     arrived: list[tuple[int, int]]           # (number, time of arrival), in order of arrival
 
@@ -89,11 +89,11 @@ class Stream:
         try:
             while not self._stop.is_set():
                 frame = stamped(self._id, len(self._sent), self._size)
-                self._sent.append(read_stamp(frame)[2])
                 # What the sender's own kernel refuses (no carrier, queue full) counts as sent and
                 # lost: on a wire that nobody harms it does not happen.
                 with contextlib.suppress(OSError):
                     self.source.send(frame)
+                self._sent.append(time.time_ns())
                 due += 1 / self._rate
                 time.sleep(max(0.0, due - time.monotonic()))
         except BaseException as error:  # handed to the test in stop()

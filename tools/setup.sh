@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs the Debian packages that this project needs, as far as they are missing.
+#
+#   tools/setup.sh          to build and to run the demo
+#   tools/setup.sh --test   and to run all tests, sanitizers, fuzzers and linters
+set -euo pipefail
+
+build=(
+  g++ cmake ninja-build pkg-config        # the broker
+  clang llvm bpftool                      # its BPF programs
+  libc6-dev linux-libc-dev libbpf-dev libxdp-dev libcap-ng-dev libsystemd-dev
+  libspdlog-dev libtomlplusplus-dev libcli11-dev libboost-dev
+  nlohmann-json3-dev libcpp-httplib-dev
+  iproute2 util-linux python3             # the demo's lab and traffic
+)
+test=(
+  libgtest-dev libbenchmark-dev libpcap-dev python3-pytest
+  libasan8 libubsan1 libtsan2             # sanitizers of g++
+  libclang-rt-14-dev                      # libFuzzer and sanitizers of clang++
+  clang-format-14 clang-tidy-14
+  procps ethtool tcpdump iperf3
+)
+
+case "${1-}" in
+  "") wanted=("${build[@]}") ;;
+  --test) wanted=("${build[@]}" "${test[@]}") ;;
+  *) sed -n '3,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+
+installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true)
+missing=()
+for package in "${wanted[@]}"; do
+  grep -qxF "installed $package" <<<"$installed" || missing+=("$package")
+done
+[[ ${#missing[@]} -eq 0 ]] && exit 0
+
+echo "setup: installing ${missing[*]}"
+if [[ $EUID -ne 0 ]]; then
+  echo "setup: needs root; run it with sudo" >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update
+apt-get -q install --yes --no-install-recommends "${missing[@]}"
