@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // config -> plan -> open -> run -> drain
 #include <cap-ng.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -15,9 +17,6 @@
 #include <fstream>
 #include <iostream>
 #include <stdexcept>
-
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
 
 #include "config/config.hpp"
 #include "control/server.hpp"
@@ -131,9 +130,10 @@ Result<void> check_kernel() {
   std::ifstream realtime("/sys/kernel/realtime");
   char flag = '0';
   if (realtime >> flag && flag == '1') {
-    return Error{"this kernel is PREEMPT_RT, where a tap program may be preempted by another on its "
-                 "CPU; boot a kernel without PREEMPT_RT",
-                 ErrorKind::unsupported};
+    return Error{
+        "this kernel is PREEMPT_RT, where a tap program may be preempted by another on its "
+        "CPU; boot a kernel without PREEMPT_RT",
+        ErrorKind::unsupported};
   }
   return {};
 }
@@ -241,6 +241,7 @@ Result<void> serve(config::Config config) {
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
   io::capture_libbpf_log();
 
+  const std::string name = config.broker.name;
   // The socket first: a second broker of the same name is met before any port is touched.
   std::atomic<engine::Engine*> broker{nullptr};
   const auto stats_json = [&broker]() -> std::string {
@@ -250,7 +251,9 @@ Result<void> serve(config::Config config) {
   };
   auto control = control::ControlServer::open(
       config.broker.control, {.version = VTAP_VERSION, .stats_json = stats_json, .reload = {}});
-  if (!control) return control.error();
+  if (!control) {
+    return Error{"broker " + name + ": " + control.error().message, control.error().kind};
+  }
   auto started = engine::Engine::start(
       {.generation = 1, .config = std::move(config), .tables = std::move(*tables)},
       std::move(*resolved), std::move(*state));

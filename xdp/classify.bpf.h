@@ -12,9 +12,11 @@
 #ifndef VTAP_CLASSIFY_BPF_H
 #define VTAP_CLASSIFY_BPF_H
 
-#include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 #include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
 #include <vtap/abi.h>
 
 struct {
@@ -238,8 +240,8 @@ static __always_inline __u64 vtap_rules(const struct vtap_selected* from, __u32 
   __u64 rules = ~0ull;
   __u64 i;
 
-  for (i = 0; i < from->count && rules; i++) rules &= from->all[i][word];
-  for (i = 0; i < from->either_count && rules; i += 2)
+  for (i = 0; i < from->count; i++) rules &= from->all[i][word];
+  for (i = 0; i < from->either_count; i += 2)
     rules &= from->either[i][word] | from->either[i + 1][word];
   return rules;
 }

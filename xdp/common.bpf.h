@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * What the tap programs of both hooks share: the constants of the port, the maps, and the way a copy
- * goes into a tee ring. The including file gives the hook's context type and, behind this header,
- * load_bytes().
+ * What the tap programs of both hooks share: the constants of the port, the maps, and the way a
+ * copy goes into a tee ring. The including file gives the hook's context type and, behind this
+ * header, load_bytes().
  */
 #ifndef VTAP_COMMON_BPF_H
 #define VTAP_COMMON_BPF_H
@@ -60,24 +60,24 @@ static __always_inline __u32 bounded(__u32 len, __u32 limit) {
   return len + 1;
 }
 
-static __always_inline struct vtap_cpu *this_cpu(void) {
+static __always_inline struct vtap_cpu* this_cpu(void) {
   __u32 cpu = bpf_get_smp_processor_id();
   return bpf_map_lookup_elem(&cpus, &cpu);
 }
 
 /* Wakes the broker's worker of this CPU. Only the program that clears the flag rings, so a sleeper
  * costs one record, and a busy worker none. */
-static __always_inline void ring_doorbell(struct vtap_cpu *cpu) {
-  if (!*(volatile __u32 *)&cpu->sleeping || !__sync_lock_test_and_set(&cpu->sleeping, 0)) return;
+static __always_inline void ring_doorbell(struct vtap_cpu* cpu) {
+  if (!*(volatile __u32*)&cpu->sleeping || !__sync_lock_test_and_set(&cpu->sleeping, 0)) return;
   __u32 number = bpf_get_smp_processor_id();
-  void *bell = bpf_map_lookup_elem(&doorbells, &number);
+  void* bell = bpf_map_lookup_elem(&doorbells, &number);
   if (bell) bpf_ringbuf_output(bell, &number, sizeof(number), BPF_RB_FORCE_WAKEUP);
 }
 
 /* A frame for a copy, and its memory; NULL when there is none, counted. The frame is only taken by
  * publish(): until then nothing has happened. */
-static __always_inline __u8 *next_frame(struct vtap_cpu *cpu, struct vtap_port_counters *count,
-                                        __u32 *number) {
+static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_counters* count,
+                                        __u32* number) {
   if (cpu->free_cons == cpu->free_prod_seen) {
     cpu->free_prod_seen = __sync_fetch_and_add(&cpu->free_prod, 0);
     if (cpu->free_cons == cpu->free_prod_seen) {
@@ -93,18 +93,20 @@ static __always_inline __u8 *next_frame(struct vtap_cpu *cpu, struct vtap_port_c
     }
   }
   *number = cpu->free_ring[cpu->free_cons & (VTAP_RING_SLOTS - 1)];
-  return bpf_map_lookup_elem(&umem, number);
+  __u8* frame = bpf_map_lookup_elem(&umem, number);
+  if (!frame) count->copy_failed++; /* no frame of ours has this number */
+  return frame;
 }
 
 /* Hands a filled frame to the broker. The exchange is a full barrier: the descriptor and the bytes
  * are visible before it, and the sleeper's flag is read after it. free_cons moves last, so that the
  * broker cannot refill the slot before it was read. */
-static __always_inline void publish(struct vtap_cpu *cpu, struct vtap_port_counters *count,
-                                    const struct vtap_desc *desc) {
+static __always_inline void publish(struct vtap_cpu* cpu, struct vtap_port_counters* count,
+                                    const struct vtap_desc* desc) {
   __u32 prod = cpu->desc_prod;
   cpu->desc_ring[prod & (VTAP_RING_SLOTS - 1)] = *desc;
   __sync_lock_test_and_set(&cpu->desc_prod, prod + 1);
-  *(volatile __u32 *)&cpu->free_cons = cpu->free_cons + 1;
+  *(volatile __u32*)&cpu->free_cons = cpu->free_cons + 1;
   count->copied++;
   ring_doorbell(cpu);
 }

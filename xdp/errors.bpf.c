@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * Redirects that the kernel could not finish. A verdict of XDP_REDIRECT is a wish; whether the frame
- * left is only told by these two tracepoints, and they are system-wide: a device is ours when its
- * network namespace and index are.
+ * Redirects that the kernel could not finish. A verdict of XDP_REDIRECT is a wish; whether the
+ * frame left is only told by these two tracepoints, and they are system-wide: a device is ours when
+ * its network namespace and index are.
  */
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -37,25 +37,25 @@ struct net___vtap {
 struct net_device___vtap {
   int ifindex;
   struct {
-    struct net___vtap *net;
+    struct net___vtap* net;
   } nd_net;
 } __attribute__((preserve_access_index));
 
 /* Numbers of asm-generic/errno.h; the same on every architecture that BPF runs on here. */
 enum { E_NOMEM = 12, E_NOSPC = 28, E_MSGSIZE = 90, E_NOBUFS = 105 };
 
-static __always_inline struct vtap_redirect_errors *errors_of(const void *device) {
-  const struct net_device___vtap *dev = device;
+static __always_inline struct vtap_redirect_errors* errors_of(const void* device) {
+  const struct net_device___vtap* dev = device;
   __u32 ifindex = (__u32)BPF_CORE_READ(dev, ifindex);
-  __u32 *port = bpf_map_lookup_elem(&port_of, &ifindex);
+  __u32* port = bpf_map_lookup_elem(&port_of, &ifindex);
   if (!port || BPF_CORE_READ(dev, nd_net.net, net_cookie) != netns_cookie) return NULL;
   return bpf_map_lookup_elem(&redirect_errors, port);
 }
 
 SEC("raw_tp/xdp_redirect_err")
-int vtap_redirect_err(struct bpf_raw_tracepoint_args *ctx) {
+int vtap_redirect_err(struct bpf_raw_tracepoint_args* ctx) {
   /* dev, prog, target, err, map type, map id, index */
-  struct vtap_redirect_errors *errors = errors_of((const void *)ctx->args[0]);
+  struct vtap_redirect_errors* errors = errors_of((const void*)ctx->args[0]);
   int map_type = (int)ctx->args[4];
   int error = -(int)ctx->args[3];
   if (!errors) return 0;
@@ -75,11 +75,11 @@ int vtap_redirect_err(struct bpf_raw_tracepoint_args *ctx) {
 }
 
 SEC("raw_tp/xdp_devmap_xmit")
-int vtap_devmap_xmit(struct bpf_raw_tracepoint_args *ctx) {
+int vtap_devmap_xmit(struct bpf_raw_tracepoint_args* ctx) {
   /* from, to, sent, drops, err */
   int drops = (int)ctx->args[3];
   if (drops <= 0) return 0;
-  struct vtap_redirect_errors *errors = errors_of((const void *)ctx->args[0]);
+  struct vtap_redirect_errors* errors = errors_of((const void*)ctx->args[0]);
   if (errors) errors->tx_failed += (__u32)drops;
   return 0;
 }

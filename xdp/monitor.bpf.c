@@ -18,18 +18,18 @@ struct {
 
 static __always_inline void count_one(void) {
   __u32 zero = 0;
-  __u64 *frames = bpf_map_lookup_elem(&arrived, &zero);
+  __u64* frames = bpf_map_lookup_elem(&arrived, &zero);
   if (frames) ++*frames;
 }
 
 SEC("xdp.frags")
-int vtap_monitor_xdp(struct xdp_md *ctx __attribute__((unused))) {
+int vtap_monitor_xdp(struct xdp_md* ctx __attribute__((unused))) {
   count_one();
   return XDP_DROP;
 }
 
 SEC("tc")
-int vtap_monitor_tc(struct __sk_buff *skb __attribute__((unused))) {
+int vtap_monitor_tc(struct __sk_buff* skb __attribute__((unused))) {
   count_one();
   return TC_ACT_SHOT;
 }

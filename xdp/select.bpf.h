@@ -3,22 +3,22 @@
  * Decide and copy, the same for both hooks. The including file defines before this header:
  *
  *   typedef ... vtap_ctx;
- *   int load_wire(vtap_ctx *ctx, __u8 *to, __u32 len)   first len bytes of the frame as it is on the
- *                                                       wire, tag in place; 0 or an error
+ *   int load_wire(vtap_ctx *ctx, __u8 *to, __u32 len)   first len bytes of the frame as it is on
+ * the wire, tag in place; 0 or an error
  */
 #ifndef VTAP_SELECT_BPF_H
 #define VTAP_SELECT_BPF_H
 
 enum { FIRST_LOOK = 128 }; /* bytes; enough for all but long chains of extension headers */
 
-static __noinline int parse_headers(struct vtap_cpu *cpu, __u32 avail, __u32 length,
-                                    struct vtap_key *key) {
+static __noinline int parse_headers(struct vtap_cpu* cpu, __u32 avail, __u32 length,
+                                    struct vtap_key* key) {
   return vtap_parse(cpu->headers, avail, length, key);
 }
 
 /* Whether some policy of this tap takes the frame of `length` wire bytes. */
-static __always_inline bool selected(vtap_ctx *ctx, struct vtap_cpu *cpu, __u32 length,
-                                     struct vtap_port_counters *count) {
+static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                     struct vtap_port_counters* count) {
   if (config.match_none || length == 0) return false;
   if (config.match_all) return true;
   struct vtap_key key;
@@ -39,13 +39,13 @@ static __always_inline bool selected(vtap_ctx *ctx, struct vtap_cpu *cpu, __u32 
 }
 
 /* Copies the frame into the next UMEM frame and publishes it. What cannot be copied is counted. */
-static __always_inline void tee(vtap_ctx *ctx, struct vtap_cpu *cpu, __u32 length,
-                                struct vtap_port_counters *count, struct vtap_desc *desc) {
+static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                struct vtap_port_counters* count, struct vtap_desc* desc) {
   if (length > config.frame_size) {
     count->too_long++;
     return;
   }
-  __u8 *frame = next_frame(cpu, count, &desc->frame);
+  __u8* frame = next_frame(cpu, count, &desc->frame);
   if (!frame) return;
   if (load_wire(ctx, frame, bounded(length, config.frame_size))) {
     count->copy_failed++;

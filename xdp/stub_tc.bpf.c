@@ -18,7 +18,7 @@ struct {
 } slot SEC(".maps");
 
 SEC("tc")
-int vtap_stub_tc(struct __sk_buff *skb) {
+int vtap_stub_tc(struct __sk_buff* skb) {
   bpf_tail_call(skb, &slot, 0);
   return config.mode == VTAP_MODE_INLINE ? (int)bpf_redirect(config.out_ifindex, 0) : TC_ACT_UNSPEC;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
  * What is attached to a tap port at XDP: hands the frame to the plan's program, and is a wire when
- * there is none. The slot empties itself when the broker's last descriptor of it closes, however the
- * broker dies; so it must never be pinned.
+ * there is none. The slot empties itself when the broker's last descriptor of it closes, however
+ * the broker dies; so it must never be pinned.
  */
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -23,7 +23,7 @@ struct {
 } slot SEC(".maps");
 
 SEC("xdp.frags")
-int vtap_stub_xdp(struct xdp_md *ctx) {
+int vtap_stub_xdp(struct xdp_md* ctx) {
   bpf_tail_call(ctx, &slot, 0);
   return plain_path();
 }

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
  * A tap port at TC ingress: as tap_xdp.bpf.c, for devices that deliver skbs. What the kernel keeps
- * beside the packet is part of the frame: the VLAN tag is put back into the copy here; an unfinished
- * checksum is described to the broker, which completes it off the original's path.
+ * beside the packet is part of the frame: the VLAN tag is put back into the copy here; an
+ * unfinished checksum is described to the broker, which completes it off the original's path.
  */
-#include "common.bpf.h"
-
 #include <linux/pkt_cls.h>
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 
+#include "common.bpf.h"
+
 typedef struct __sk_buff vtap_ctx;
 
 enum { MACS = 12, TAG = 4 }; /* bytes */
 
-static __always_inline int load_wire(vtap_ctx *skb, __u8 *to, __u32 len) {
+static __always_inline int load_wire(vtap_ctx* skb, __u8* to, __u32 len) {
   if (!skb->vlan_present) return bpf_skb_load_bytes(skb, 0, to, len);
   if (len <= MACS + TAG) return -1; /* cannot be: a tagged frame has its type behind the tag */
   __u16 tci = bpf_htons((__u16)skb->vlan_tci);
@@ -37,22 +37,22 @@ struct sk_buff___vtap {
   __u8 ip_summed : 2;
   __u16 csum_start;
   __u16 csum_offset;
-  unsigned char *head;
-  unsigned char *data;
+  unsigned char* head;
+  unsigned char* data;
 } __attribute__((preserve_access_index));
 
-extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak; /* from 6.2 */
+extern void* bpf_cast_to_kern_ctx(void* ctx) __ksym __weak; /* from 6.2 */
 
 enum { CHECKSUM_PARTIAL = 3 }; /* linux/skbuff.h */
 
 /* Tells the broker where a checksum is still to be computed. Kernels that do not show it leave the
  * broker to look at the field. */
-static __always_inline void describe_checksum(vtap_ctx *ctx, struct vtap_desc *desc) {
+static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* desc) {
   if (!bpf_cast_to_kern_ctx) {
     desc->flags = VTAP_DESC_CSUM_UNKNOWN;
     return;
   }
-  struct sk_buff___vtap *skb = bpf_cast_to_kern_ctx(ctx);
+  struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
   if (BPF_CORE_READ_BITFIELD(skb, ip_summed) != CHECKSUM_PARTIAL) return;
   __u32 shift = ctx->vlan_present ? TAG : 0;
   desc->flags = VTAP_DESC_CSUM_PARTIAL;
@@ -61,7 +61,7 @@ static __always_inline void describe_checksum(vtap_ctx *ctx, struct vtap_desc *d
   desc->csum_offset = skb->csum_offset;
 }
 
-static __always_inline int original(struct vtap_port_counters *count, bool matched, __u32 frames) {
+static __always_inline int original(struct vtap_port_counters* count, bool matched, __u32 frames) {
   if (config.mode == VTAP_MODE_INLINE) {
     count->forwarded += frames;
     return (int)bpf_redirect(config.out_ifindex, 0);
@@ -75,12 +75,12 @@ static __always_inline int original(struct vtap_port_counters *count, bool match
 }
 
 SEC("tc")
-int vtap_tap_tc(struct __sk_buff *skb) {
-  struct vtap_cpu *cpu = this_cpu();
+int vtap_tap_tc(struct __sk_buff* skb) {
+  struct vtap_cpu* cpu = this_cpu();
   if (!cpu)
     return config.mode == VTAP_MODE_INLINE ? (int)bpf_redirect(config.out_ifindex, 0)
                                            : TC_ACT_UNSPEC;
-  struct vtap_port_counters *count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
+  struct vtap_port_counters* count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
   __u32 length = skb->len + (skb->vlan_present ? TAG : 0);
   __u32 frames = skb->gso_size && skb->gso_segs ? skb->gso_segs : 1;
   count->rx_frames += frames;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * A tap port at XDP: selects the monitored frames, copies them into UMEM (tee) or sends them into an
- * AF_XDP ring (redirect), and lets every other original take the plain path. One per port and plan,
- * tail-called by the stub.
+ * A tap port at XDP: selects the monitored frames, copies them into UMEM (tee) or sends them into
+ * an AF_XDP ring (redirect), and lets every other original take the plain path. One per port and
+ * plan, tail-called by the stub.
  */
 #include "common.bpf.h"
 #include "plain_xdp.bpf.h"
 
 typedef struct xdp_md vtap_ctx;
 
-static __always_inline int load_wire(vtap_ctx *ctx, __u8 *to, __u32 len) {
+static __always_inline int load_wire(vtap_ctx* ctx, __u8* to, __u32 len) {
   return bpf_xdp_load_bytes(ctx, 0, to, len);
 }
 
@@ -33,11 +33,13 @@ struct {
 } heartbeats SEC(".maps");
 
 static __always_inline bool worker_alive(__u32 queue) {
-  __u64 *beat = bpf_map_lookup_elem(&heartbeats, &queue);
-  return beat && bpf_ktime_get_ns() - *(volatile __u64 *)beat < config.stale_ns;
+  __u64* beat = bpf_map_lookup_elem(&heartbeats, &queue);
+  if (!beat) return false;
+  __u64 last = *(volatile __u64*)beat; /* before the clock: it may move on meanwhile */
+  return bpf_ktime_get_ns() < last + config.stale_ns;
 }
 
-static __always_inline int original(struct vtap_port_counters *count, bool matched) {
+static __always_inline int original(struct vtap_port_counters* count, bool matched) {
   int verdict;
   if (config.mode == VTAP_MODE_SPAN && (matched || config.unmatched_drop)) {
     count->consumed++;
@@ -55,7 +57,7 @@ static __always_inline int original(struct vtap_port_counters *count, bool match
 
 /* Sends a matched frame to its worker, original and all. Frames that no AF_XDP frame can hold, and
  * all originals while the worker hangs, take the plain path instead. */
-static __always_inline int redirect(vtap_ctx *ctx, __u32 length, struct vtap_port_counters *count) {
+static __always_inline int redirect(vtap_ctx* ctx, __u32 length, struct vtap_port_counters* count) {
   __u32 queue = ctx->rx_queue_index;
   bool one_buffer = ctx->data_end - ctx->data == length;
   if (!one_buffer || length > config.frame_size - 256 /* XDP_PACKET_HEADROOM */) {
@@ -80,10 +82,10 @@ static __always_inline int redirect(vtap_ctx *ctx, __u32 length, struct vtap_por
 }
 
 SEC("xdp.frags")
-int vtap_tap_xdp(struct xdp_md *ctx) {
-  struct vtap_cpu *cpu = this_cpu();
+int vtap_tap_xdp(struct xdp_md* ctx) {
+  struct vtap_cpu* cpu = this_cpu();
   if (!cpu) return plain_path();
-  struct vtap_port_counters *count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
+  struct vtap_port_counters* count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
   __u32 length = bpf_xdp_get_buff_len(ctx);
   count->rx_frames++;
   count->rx_bytes += length;

@@ -81,8 +81,8 @@ void check_port_count(Findings& findings, const toml::table& table, const TapDra
 void check_direction(Findings& findings, const toml::table& table, const TapDraft& draft) {
   const auto field = find(findings, table, "direction");
   if (draft.mode != Mode::host) {
-    if (field && draft.mode) {
-      field->error("only a host tap has a direction; remove the key");
+    if (field && draft.mode && draft.direction && *draft.direction != Direction::both) {
+      field->error("only a host tap has a direction, this one sees both; remove the key");
     }
   } else if (!field) {
     findings.warnings.push_back(
@@ -97,7 +97,7 @@ void check_direction(Findings& findings, const toml::table& table, const TapDraf
 
 void check_unmatched(Findings& findings, const toml::table& table, const TapDraft& draft) {
   const auto field = find(findings, table, "unmatched");
-  if (field && draft.mode && draft.mode != Mode::span) {
+  if (field && draft.mode && draft.mode != Mode::span && draft.tap.unmatched_drop) {
     field->error("only a span tap may drop what no policy takes; remove the key");
   }
 }

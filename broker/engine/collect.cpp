@@ -27,10 +27,9 @@ const char* hook_word(host::Hook hook) { return hook == host::Hook::xdp ? "xdp" 
 /// Sum of one counter over all workers.
 template <typename Workers, typename Read>
 std::uint64_t sum(const Workers& workers, Read&& read) {
-  return std::accumulate(workers.begin(), workers.end(), std::uint64_t{0},
-                         [&](std::uint64_t total, const auto& worker) {
-                           return total + read(*worker).read();
-                         });
+  return std::accumulate(
+      workers.begin(), workers.end(), std::uint64_t{0},
+      [&](std::uint64_t total, const auto& worker) { return total + read(*worker).read(); });
 }
 
 struct Originals {
@@ -39,7 +38,7 @@ struct Originals {
 
 template <typename Workers>
 Originals originals_of(const Workers& workers, std::uint8_t port) {
-  const auto total = [&](pipeline::Counter worker::OriginalCounters::* counter) {
+  const auto total = [&](pipeline::Counter worker::OriginalCounters::*counter) {
     return sum(workers, [&](const worker::Worker& worker) -> const pipeline::Counter& {
       return worker.originals(port).*counter;
     });
@@ -84,8 +83,7 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
         counters ? minus(counters.value().tx_dropped, output.tx_dropped_before) : 0;
     const std::uint64_t tx_failed = std::max<std::uint64_t>(failed.tx_failed, device_drops);
     const std::uint64_t late = originals.late_refused + originals.late_stale;
-    out.passed_frames = minus(seen.forwarded + originals.taken,
-                              tx_failed + failed.too_long + late);
+    out.passed_frames = minus(seen.forwarded + originals.taken, tx_failed + failed.too_long + late);
     out.not_passed = {
         {"tx_failed", seen.no_output + tx_failed + originals.refused + originals.late_refused},
         {"too_long", failed.too_long},
@@ -94,8 +92,8 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
         {"stale", originals.stale + originals.late_stale}};
   }
   for (const auto& socket : port.sockets) {
-    out.queues.push_back({socket->spec().queue, port.exit_target ? "rx+tx" : "rx",
-                          socket->zero_copy()});
+    out.queues.push_back(
+        {socket->spec().queue, port.exit_target ? "rx+tx" : "rx", socket->zero_copy()});
   }
   return out;
 }
@@ -145,7 +143,7 @@ stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
 
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
   MonitorPort& port = *monitors_[monitor];
-  const auto refused = [&](pipeline::Counter pipeline::MonitorCounters::* counter) {
+  const auto refused = [&](pipeline::Counter pipeline::MonitorCounters::*counter) {
     return sum(workers_, [&](const worker::Worker& worker) -> const pipeline::Counter& {
       return worker.pipeline().monitor_counters()[monitor].*counter;
     });
@@ -181,12 +179,12 @@ std::vector<stats::Worker> Engine::worker_snapshots() const {
   std::vector<stats::Worker> out;
   for (const auto& worker : workers_) {
     const worker::WorkerCounters& counters = worker->counters();
-    out.push_back({.cpu = worker->spec().cpu.value_or(0),
-                   .bursts = counters.bursts.read(),
-                   .frames = counters.frames.read(),
-                   .wakeups = counters.wakeups.read(),
-                   .idle_ratio =
-                       std::min(1.0, static_cast<double>(counters.asleep_ns.read()) / age)});
+    out.push_back(
+        {.cpu = worker->spec().cpu.value_or(0),
+         .bursts = counters.bursts.read(),
+         .frames = counters.frames.read(),
+         .wakeups = counters.wakeups.read(),
+         .idle_ratio = std::min(1.0, static_cast<double>(counters.asleep_ns.read()) / age)});
   }
   return out;
 }

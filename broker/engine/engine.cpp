@@ -77,17 +77,15 @@ Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved
                                               host::StateDir state) {
   auto watch = host::LinkWatch::open();
   if (!watch) return watch.error();
-  auto memory =
-      io::TeeMemory::create(plan.config.broker.frames, plan.config.broker.frame_size);
+  auto memory = io::TeeMemory::create(plan.config.broker.frames, plan.config.broker.frame_size);
   if (!memory) return memory.error();
   auto classes = io::ClassMaps::load(plan.tables);
   if (!classes) return classes.error();
   auto errors = io::RedirectErrors::attach();
   if (!errors) return errors.error();
-  std::unique_ptr<Engine> engine(new Engine(std::move(plan), std::move(resolved),
-                                            std::move(state), std::move(*memory),
-                                            std::move(*classes), std::move(*errors),
-                                            std::move(*watch)));
+  std::unique_ptr<Engine> engine(new Engine(std::move(plan), std::move(resolved), std::move(state),
+                                            std::move(*memory), std::move(*classes),
+                                            std::move(*errors), std::move(*watch)));
   if (auto opened = engine->open(); !opened) {
     engine->roll_back();
     return opened.error();
@@ -157,7 +155,8 @@ Result<void> Engine::create_workers() {
   if (!cpus) return cpus.error();
   const auto count = static_cast<std::uint32_t>(cpus->size());
   workers_.reserve(count);
-  for (std::uint32_t i = 0; i < plan_.config.monitors.size(); ++i) targets_.push_back({.monitor = i});
+  for (std::uint32_t i = 0; i < plan_.config.monitors.size(); ++i)
+    targets_.push_back({.monitor = i});
   for (const auto& port : taps_) {
     if (port->capture() != config::Capture::redirect || !port->place().output) continue;
     port->exit_target = static_cast<std::uint32_t>(targets_.size());
@@ -202,8 +201,7 @@ Result<void> Engine::open_tap_sockets() {
                        "; reduce them (ethtool -L) or use capture = \"tee\"",
                    ErrorKind::usage};
     }
-    const std::uint32_t tx_ring =
-        port->exit_target ? ring_size(shares_.target, kLargestRing) : 0;
+    const std::uint32_t tx_ring = port->exit_target ? ring_size(shares_.target, kLargestRing) : 0;
     for (std::uint32_t queue = 0; queue < queues; ++queue) {
       auto socket = io::XskSocket::open({.port = port->link().name,
                                          .queue = queue,
@@ -229,8 +227,7 @@ Result<void> Engine::open_tap_sockets() {
         std::min<std::uint32_t>(workers, static_cast<std::uint32_t>(port->sockets.size()));
     for (std::uint32_t i = 0; i < workers; ++i) {
       if (i < owners) {
-        workers_[i]->own_sink(*port->exit_target, shares_.target)
-            .connect(port->sockets[i].get());
+        workers_[i]->own_sink(*port->exit_target, shares_.target).connect(port->sockets[i].get());
       } else {
         workers_[i]->cross_to(*port->exit_target, i % owners);
       }
@@ -240,6 +237,7 @@ Result<void> Engine::open_tap_sockets() {
 }
 
 Result<void> Engine::start_workers() {
+  const std::string owner = "broker " + plan_.config.broker.name;
   for (std::uint32_t monitor = 0; monitor < plan_.config.monitors.size(); ++monitor) {
     const auto& config = plan_.config.monitors[monitor];
     const auto owners = std::min<std::uint32_t>(static_cast<std::uint32_t>(workers_.size()),
@@ -254,10 +252,9 @@ Result<void> Engine::start_workers() {
         workers_[i]->cross_to(monitor, i % owners);
       }
     }
-    monitors_.push_back(std::make_unique<MonitorPort>(state_, config.port, monitor,
-                                                      std::move(owning),
-                                                      ring_size(limit, kLargestRing),
-                                                      memory_.umem()));
+    monitors_.push_back(
+        std::make_unique<MonitorPort>(state_, owner, config.port, monitor, std::move(owning),
+                                      ring_size(limit, kLargestRing), memory_.umem()));
   }
   std::vector<worker::Worker*> peers;
   for (const auto& worker : workers_) peers.push_back(worker.get());
@@ -332,8 +329,10 @@ void Engine::follow_tap(const TapPort& port, const std::vector<host::Link>& link
   const bool carries = link != links.end() && link->ready();
   if (carries == carries_[port.place().index]) return;
   carries_[port.place().index] = carries;
-  const std::string state = carries ? "up" : link == links.end() ? "gone; restart the broker when "
-                                                                  "it is back" : "down";
+  const std::string state = carries               ? "up"
+                            : link == links.end() ? "gone; restart the broker when "
+                                                    "it is back"
+                                                  : "down";
   spdlog::warn("tap port {} is {}", port.link().name, state);
 }
 

@@ -90,10 +90,10 @@ class Engine {
   std::vector<worker::Target> targets_;
   std::unique_ptr<worker::Crossing> crossing_;
   mutable std::mutex ports_mutex_;  ///< what follow_links() changes and snapshot() reads
-  std::vector<std::unique_ptr<TapPort>> taps_;           ///< by port index
+  std::vector<std::unique_ptr<TapPort>> taps_;  ///< by port index
   std::vector<std::unique_ptr<worker::Worker>> workers_;
-  std::vector<std::unique_ptr<MonitorPort>> monitors_;   ///< by index in the config
-  std::vector<bool> carries_;                            ///< by port index
+  std::vector<std::unique_ptr<MonitorPort>> monitors_;  ///< by index in the config
+  std::vector<bool> carries_;                           ///< by port index
   bool stopped_ = false;
 };
 

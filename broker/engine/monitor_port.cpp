@@ -14,10 +14,11 @@ constexpr auto kZeroCopyQuarantine = std::chrono::milliseconds(200);
 
 }  // namespace
 
-MonitorPort::MonitorPort(const host::StateDir& state, std::string port, std::uint32_t target,
-                         std::vector<worker::Worker*> queues, std::uint32_t ring_size,
-                         pipeline::UmemView umem)
+MonitorPort::MonitorPort(const host::StateDir& state, std::string owner, std::string port,
+                         std::uint32_t target, std::vector<worker::Worker*> queues,
+                         std::uint32_t ring_size, pipeline::UmemView umem)
     : state_(state),
+      owner_(std::move(owner)),
       name_(std::move(port)),
       target_(target),
       owners_(std::move(queues)),
@@ -38,8 +39,9 @@ Result<void> MonitorPort::claim(const host::Link& link) {
   auto program = io::MonitorProgram::load();
   if (!program) return program.error();
   const bool ours_before = host::carries_ours(link);
-  auto port = host::Port::open(
-      state_, {.name = name_, .role = host::Role::monitor, .hook = hook});
+  host::PortSpec spec{.name = name_, .role = host::Role::monitor, .hook = hook};
+  spec.owner = owner_;
+  auto port = host::Port::open(state_, spec);
   if (!port) return port.error();
   for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
   // Kept from here on, whatever fails: a rollback has to restore it.
@@ -49,8 +51,7 @@ Result<void> MonitorPort::claim(const host::Link& link) {
     auto attached = port_->attach_xdp(program->fd(io::ProgramHook::xdp));
     if (!attached) return attached.error();
   } else {
-    auto attached =
-        port_->attach_tc(host::Direction::ingress, program->fd(io::ProgramHook::tc));
+    auto attached = port_->attach_tc(host::Direction::ingress, program->fd(io::ProgramHook::tc));
     if (!attached) return attached.error();
   }
   program_.emplace(std::move(*program));
@@ -61,8 +62,8 @@ Result<void> MonitorPort::claim(const host::Link& link) {
 Result<void> MonitorPort::open_sockets(const host::Link& link) {
   std::vector<std::unique_ptr<io::XskSocket>> opened;
   for (std::uint32_t queue = 0; queue < owners_.size(); ++queue) {
-    auto socket = io::XskSocket::open({.port = link.name, .queue = queue, .tx_size = ring_size_},
-                                      umem_);
+    auto socket =
+        io::XskSocket::open({.port = link.name, .queue = queue, .tx_size = ring_size_}, umem_);
     if (!socket) return socket.error();
     spdlog::info("monitor port {} queue {}: tx {}", name_, queue,
                  (*socket)->zero_copy() ? "zero-copy" : "copy");

@@ -20,8 +20,8 @@ namespace vtap::engine {
 class MonitorPort {
  public:
   /// `target`: index of its sink in every worker. `queues`: the workers that own one each.
-  MonitorPort(const host::StateDir& state, std::string port, std::uint32_t target,
-              std::vector<worker::Worker*> queues, std::uint32_t ring_size,
+  MonitorPort(const host::StateDir& state, std::string owner, std::string port,
+              std::uint32_t target, std::vector<worker::Worker*> queues, std::uint32_t ring_size,
               pipeline::UmemView umem);
 
   /// The port is there and carries: claims it, drops what arrives on it, opens a TX socket per
@@ -37,9 +37,7 @@ class MonitorPort {
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::vector<worker::Worker*>& owners() const noexcept { return owners_; }
   [[nodiscard]] std::uint32_t target() const noexcept { return target_; }
-  [[nodiscard]] std::vector<std::unique_ptr<io::XskSocket>>& sockets() noexcept {
-    return sockets_;
-  }
+  [[nodiscard]] std::vector<std::unique_ptr<io::XskSocket>>& sockets() noexcept { return sockets_; }
   /// Frames that devices of this name dropped on output while they were this monitor's port.
   [[nodiscard]] std::uint64_t device_drops() const;
   /// The host port, for a rollback; null: never claimed.
@@ -54,6 +52,7 @@ class MonitorPort {
   Result<void> open_sockets(const host::Link& link);
 
   const host::StateDir& state_;
+  std::string owner_;  ///< who claims the port
   std::string name_;
   std::uint32_t target_;
   std::vector<worker::Worker*> owners_;
@@ -63,7 +62,7 @@ class MonitorPort {
   std::optional<io::MonitorProgram> program_;
   std::vector<std::unique_ptr<io::XskSocket>> sockets_;  ///< by owner; empty: down
   bool ours_before_ = false;
-  std::uint64_t drops_before_ = 0;   ///< the device's counter when it became ours
+  std::uint64_t drops_before_ = 0;     ///< the device's counter when it became ours
   std::uint64_t drops_of_others_ = 0;  ///< of devices that are gone
 };
 

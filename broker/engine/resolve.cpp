@@ -60,8 +60,8 @@ class Resolver {
 
  private:
   [[nodiscard]] bool carries_default_route(const host::Link& link) const {
-    return std::ranges::any_of(
-        routes_, [&](const auto& route) { return route.ifindex == link.ifindex; });
+    return std::ranges::any_of(routes_,
+                               [&](const auto& route) { return route.ifindex == link.ifindex; });
   }
 
   std::optional<host::Link> find(config::Position at, const std::string& what,
@@ -106,7 +106,8 @@ class Resolver {
     if (link.has_master()) {
       findings_.add(at, what + ": port " + link.name +
                             " belongs to a bridge, bond or other master; remove it from there "
-                            "(ip link set " + link.name + " nomaster) or choose another port");
+                            "(ip link set " +
+                            link.name + " nomaster) or choose another port");
     }
     if (link.has_uppers) {
       findings_.add(at, what + ": port " + link.name +
@@ -135,8 +136,9 @@ class Resolver {
       });
       const bool tc = at_tc != resolved.links.end();
       resolved.hook = tc ? host::Hook::tc : host::Hook::xdp;
-      resolved.why = tc ? at_tc->name + " (" + at_tc->driver + ") delivers skbs, complete only at TC"
-                        : "frames are complete at XDP";
+      resolved.why =
+          tc ? at_tc->name + " (" + at_tc->driver + ") delivers skbs, complete only at TC"
+             : "frames are complete at XDP";
     }
     if (resolved.hook == host::Hook::xdp) check_native(tap, resolved);
   }

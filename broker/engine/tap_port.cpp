@@ -74,12 +74,13 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
                                                const host::Link& link, const io::TeeMemory& memory,
                                                const io::ClassMaps& classes) {
   const config::Mode mode = plan.config.taps[place.tap].mode;
-  auto programs =
-      io::TapPrograms::load(how.hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
-                            constants(plan, how, place), memory, classes);
+  auto programs = io::TapPrograms::load(
+      how.hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
+      constants(plan, how, place), memory, classes);
   if (!programs) return programs.error();
   const bool ours_before = host::carries_ours(link);
   host::PortSpec spec{.name = link.name, .role = role_of(mode), .hook = how.hook};
+  spec.owner = "broker " + plan.config.broker.name;
   auto port = host::Port::open(state, spec);
   if (!port) return port.error();
   for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
@@ -92,8 +93,10 @@ Result<void> TapPort::attach() {
     auto attached = port_.attach_tc(host::Direction::ingress, programs_.stub_fd());
     if (!attached) return attached.error();
     for (const host::TcFilter& filter : attached->ahead) {
-      spdlog::warn("port {}: a {} filter at priority {} sees packets before the tap and may keep "
-                   "them from it", link().name, filter.kind, filter.priority);
+      spdlog::warn(
+          "port {}: a {} filter at priority {} sees packets before the tap and may keep "
+          "them from it",
+          link().name, filter.kind, filter.priority);
     }
     if (auto old = port_.detach_xdp(); !old) return old.error();
     return {};
@@ -101,8 +104,10 @@ Result<void> TapPort::attach() {
   auto attached = port_.attach_xdp(programs_.stub_fd(), mode_ == config::Mode::span);
   if (!attached) return attached.error();
   if (*attached == host::XdpMode::generic) {
-    spdlog::warn("port {}: the driver has no native XDP; generic XDP is slow and sees frames "
-                 "without the tag and checksum that the kernel keeps beside them", link().name);
+    spdlog::warn(
+        "port {}: the driver has no native XDP; generic XDP is slow and sees frames "
+        "without the tag and checksum that the kernel keeps beside them",
+        link().name);
   }
   if (auto old = port_.detach_tc(host::Direction::ingress); !old) return old.error();
   return {};

@@ -23,17 +23,16 @@ inline constexpr std::uint64_t kStaleNs = 500'000'000;
 class TapPort {
  public:
   struct Place {
-    std::uint32_t tap = 0;              ///< index in the config
-    std::uint8_t index = 0;             ///< of the port, over all taps: index of its counters
-    std::optional<host::Link> output;   ///< inline: the other port
-    std::uint8_t output_index = 0;      ///< and its index
+    std::uint32_t tap = 0;             ///< index in the config
+    std::uint8_t index = 0;            ///< of the port, over all taps: index of its counters
+    std::optional<host::Link> output;  ///< inline: the other port
+    std::uint8_t output_index = 0;     ///< and its index
   };
 
   /// Claims and prepares the port, and loads its programs. Nothing is attached.
-  static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state,
-                                               const plan::Plan& plan, const ResolvedTap& how,
-                                               const Place& place, const host::Link& link,
-                                               const io::TeeMemory& memory,
+  static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state, const plan::Plan& plan,
+                                               const ResolvedTap& how, const Place& place,
+                                               const host::Link& link, const io::TeeMemory& memory,
                                                const io::ClassMaps& classes);
 
   /// Attaches the stub, which is a wire until engage().

@@ -265,7 +265,7 @@ Result<std::optional<Link>> device_to_restore(const StateDir& state, const std::
 }  // namespace
 
 Result<Port> Port::open(const StateDir& state, const PortSpec& spec) {
-  Result<PortClaim> claim = PortClaim::acquire(state, spec.name);
+  Result<PortClaim> claim = PortClaim::acquire(state, spec.name, spec.owner);
   if (!claim) return claim.error();
   Result<Link> link = find_link(spec.name);
   if (!link) return link.error();
@@ -320,7 +320,7 @@ Result<std::vector<std::string>> Port::restore() {
 Result<std::vector<std::string>> detach_port(const StateDir& state, const std::string& name) {
   std::vector<std::string> undone;
   {
-    const Result<PortClaim> claim = PortClaim::acquire(state, name);
+    const Result<PortClaim> claim = PortClaim::acquire(state, name, "a detach");
     if (!claim) return claim.error();
     const Result<std::optional<Link>> link = device_to_restore(state, name);
     if (!link) return link.error();

@@ -20,6 +20,7 @@ struct PortSpec {
   /// Copies come here by bpf_clone_redirect or from other skbs (clone capture): tags must be in
   /// the frame. Implied for inline at TC.
   bool skb_output = false;
+  std::string owner = "a broker";  ///< who claims it, for the message that another one gets
 };
 
 /// A port in use: claimed, and set up as its role demands (DESIGN 4, "Attachment"):

@@ -128,11 +128,9 @@ Result<std::optional<Stored>> read_journal(const StateDir& dir, const std::strin
 
 Error held(const std::string& port, int lock) {
   const Content content = ::lseek(lock, 0, SEEK_SET) == 0 ? read_all(lock) : Content{};
-  const bool known =
-      !content.text.empty() && content.text.find_first_not_of("0123456789\n") == std::string::npos;
-  const std::string pid = content.text.substr(0, content.text.find('\n'));
+  const std::string holder = content.text.substr(0, content.text.find('\n'));
   return Error{"port " + port + " is in use by " +
-               (known ? "the vtap process " + pid : std::string("another vtap process")) +
+               (holder.empty() ? std::string("another vtap process") : holder) +
                " in this network namespace; stop that one first"};
 }
 
@@ -247,7 +245,8 @@ Result<void> Journal::write(const Changes& changes) const {
   return write_atomically(journal_file(dir_, port_), to_json(changes, ifindex_).dump(2) + "\n");
 }
 
-Result<PortClaim> PortClaim::acquire(const StateDir& dir, const std::string& port) {
+Result<PortClaim> PortClaim::acquire(const StateDir& dir, const std::string& port,
+                                     const std::string& owner) {
   if (!valid_port_name(port)) {
     return Error{"\"" + port + "\" cannot be the name of a network device", ErrorKind::usage};
   }
@@ -256,9 +255,9 @@ Result<PortClaim> PortClaim::acquire(const StateDir& dir, const std::string& por
     Result<UniqueFd> fd = try_claim(dir, file, port);
     if (!fd) return fd.error();
     if (!*fd) continue;
-    const std::string pid = std::to_string(::getpid()) + "\n";
+    const std::string holder = owner + " (process " + std::to_string(::getpid()) + ")\n";
     int error = ::ftruncate(fd->get(), 0) == 0 ? 0 : errno;
-    if (error == 0) error = write_all(fd->get(), pid);
+    if (error == 0) error = write_all(fd->get(), holder);
     PortClaim claim(std::move(*fd), file);
     if (error != 0) return failed("cannot write", file, error);
     return claim;

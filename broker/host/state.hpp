@@ -89,8 +89,10 @@ class Journal {
 /// the holder's process id. It ends with the object or with the process, however that dies.
 class PortClaim {
  public:
-  /// Error: another process holds the port; names port and process.
-  static Result<PortClaim> acquire(const StateDir& dir, const std::string& port);
+  /// `owner`: what the holder calls itself. Error: another process holds the port; names the port
+  /// and who holds it.
+  static Result<PortClaim> acquire(const StateDir& dir, const std::string& port,
+                                   const std::string& owner);
 
   PortClaim(PortClaim&&) noexcept = default;
   PortClaim& operator=(PortClaim&& other) noexcept;

@@ -35,10 +35,9 @@ Result<UniqueFd> create_class_map(bpf_map_type type, const char* name, std::size
                                   std::size_t value_size, std::size_t entries) {
   LIBBPF_OPTS(bpf_map_create_opts, options);
   if (type == BPF_MAP_TYPE_LPM_TRIE) options.map_flags = BPF_F_NO_PREALLOC;
-  const int fd = bpf_map_create(type, name, static_cast<std::uint32_t>(key_size),
-                                static_cast<std::uint32_t>(value_size),
-                                static_cast<std::uint32_t>(std::max<std::size_t>(entries, 1)),
-                                &options);
+  const int fd = bpf_map_create(
+      type, name, static_cast<std::uint32_t>(key_size), static_cast<std::uint32_t>(value_size),
+      static_cast<std::uint32_t>(std::max<std::size_t>(entries, 1)), &options);
   if (fd < 0) return bpf_error(std::string("creating the BPF map ") + name, -errno);
   return UniqueFd(fd);
 }
@@ -74,8 +73,8 @@ Result<UniqueFd> load_vectors(const plan::Tables& tables) {
 }
 
 Result<UniqueFd> load_fields(const plan::Tables& tables) {
-  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, "fields", sizeof(std::uint32_t),
-                              sizeof(vtap_fields), 1);
+  auto map =
+      create_class_map(BPF_MAP_TYPE_ARRAY, "fields", sizeof(std::uint32_t), sizeof(vtap_fields), 1);
   const std::uint32_t zero = 0;
   if (map) {
     if (auto done = put(*map, "fields", &zero, tables.fields.get()); !done) return done.error();
@@ -181,8 +180,8 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
   const auto nothing = [](bpf_object*) { return Result<void>{}; };
   const auto share = [&](bpf_object* object) { return share_maps(object, memory, classes); };
   if (hook == ProgramHook::tc) {
-    auto stub = load_skeleton<StubTc, stub_tc_bpf__open, stub_tc_bpf__load>("the TC stub", config,
-                                                                           nothing);
+    auto stub =
+        load_skeleton<StubTc, stub_tc_bpf__open, stub_tc_bpf__load>("the TC stub", config, nothing);
     if (!stub) return stub.error();
     auto tap = load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>("the TC tap program",
                                                                         config, share);
@@ -191,8 +190,8 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
     state->tap_tc = std::move(*tap);
     return TapPrograms(std::move(state));
   }
-  auto stub = load_skeleton<StubXdp, stub_xdp_bpf__open, stub_xdp_bpf__load>("the XDP stub",
-                                                                             config, nothing);
+  auto stub = load_skeleton<StubXdp, stub_xdp_bpf__open, stub_xdp_bpf__load>("the XDP stub", config,
+                                                                             nothing);
   if (!stub) return stub.error();
   bpf_map* const out = (*stub)->maps.out;
   if (auto done = set_output(out, config); !done) return done.error();
@@ -203,8 +202,8 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
   auto tap = load_skeleton<TapXdp, tap_xdp_bpf__open, tap_xdp_bpf__load>("the XDP tap program",
                                                                          config, share_all);
   if (!tap) return tap.error();
-  auto heartbeats = Mapping::open(bpf_map__fd((*tap)->maps.heartbeats),
-                                  sizeof(std::uint64_t) * VTAP_MAX_QUEUES);
+  auto heartbeats =
+      Mapping::open(bpf_map__fd((*tap)->maps.heartbeats), sizeof(std::uint64_t) * VTAP_MAX_QUEUES);
   if (!heartbeats) return heartbeats.error();
   state->heartbeats.emplace(std::move(*heartbeats));
   state->stub_xdp = std::move(*stub);

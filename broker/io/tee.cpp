@@ -127,11 +127,12 @@ void TeeSource::share_out() noexcept {
   if (rings_.empty()) return;
   const auto count = static_cast<std::uint32_t>(rings_.size());
   const auto active = static_cast<std::uint32_t>(std::ranges::count_if(rings_, &Ring::active));
-  idle_share_ = std::clamp(budget_ / (2 * count), std::min(kLeastShare, budget_ / count), kIdleShare);
+  idle_share_ =
+      std::clamp(budget_ / (2 * count), std::min(kLeastShare, budget_ / count), kIdleShare);
   const std::uint32_t idle_total = idle_share_ * (count - active);
   const std::uint32_t rest = budget_ > idle_total ? budget_ - idle_total : 0;
-  active_share_ = std::clamp<std::uint32_t>(rest / std::max(active, 1U), idle_share_,
-                                            VTAP_RING_SLOTS);
+  active_share_ =
+      std::clamp<std::uint32_t>(rest / std::max(active, 1U), idle_share_, VTAP_RING_SLOTS);
 }
 
 void TeeSource::receive(pipeline::Burst& burst) noexcept {
@@ -167,7 +168,8 @@ void TeeSource::refill() noexcept {
 
 void TeeSource::refill(Ring& ring) noexcept {
   const std::uint32_t share = ring.active ? active_share_ : idle_share_;
-  const std::uint32_t there = ring.free_prod - load_acquire(ring.shared->free_cons);
+  // Copies that wait count too, else a ring whose worker is late would end up with all frames.
+  const std::uint32_t there = frames_out(ring);
   if (there >= share) return;
   const std::uint32_t count = std::min(share - there, pool_.available());
   if (count == 0) return;
@@ -193,12 +195,15 @@ void TeeSource::wake() noexcept {
   for (Ring& ring : rings_) std::atomic_ref(ring.shared->sleeping).store(0);
 }
 
+/// The program publishes a frame before it takes it out of the free ring: never one too few.
+std::uint32_t TeeSource::frames_out(const Ring& ring) noexcept {
+  const std::uint32_t free = ring.free_prod - load_acquire(ring.shared->free_cons);
+  return free + (load_acquire(ring.shared->desc_prod) - ring.desc_cons);
+}
+
 std::uint32_t TeeSource::frames_out() const noexcept {
   std::uint32_t frames = 0;
-  for (const Ring& ring : rings_) {
-    frames += ring.free_prod - load_acquire(ring.shared->free_cons);
-    frames += load_acquire(ring.shared->desc_prod) - ring.desc_cons;
-  }
+  for (const Ring& ring : rings_) frames += frames_out(ring);
   return frames;
 }
 

@@ -80,8 +80,8 @@ class TeeSource {
  public:
   /// `rings`: of the CPUs to serve. They, `umem` and `pool` outlive the source. `budget`: frames
   /// that the rings may hold together.
-  TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem,
-            pipeline::FramePool& pool, std::uint32_t budget);
+  TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem, pipeline::FramePool& pool,
+            std::uint32_t budget);
 
   /// Appends copies to the burst while there is room, and replaces the frames they came in.
   void receive(pipeline::Burst& burst) noexcept;
@@ -89,8 +89,8 @@ class TeeSource {
   /// Gives free frames to CPUs that have fewer than their share.
   void refill() noexcept;
 
-  /// Asks the programs to ring the doorbell. False: copies are waiting already, do not sleep. Undone
-  /// by wake().
+  /// Asks the programs to ring the doorbell. False: copies are waiting already, do not sleep.
+  /// Undone by wake().
   bool prepare_sleep() noexcept;
   void wake() noexcept;
 
@@ -107,6 +107,7 @@ class TeeSource {
   void take(Ring& ring, pipeline::Burst& burst) noexcept;
   void refill(Ring& ring) noexcept;
   void share_out() noexcept;
+  [[nodiscard]] static std::uint32_t frames_out(const Ring& ring) noexcept;
 
   std::vector<Ring> rings_;
   pipeline::UmemView umem_;

@@ -43,9 +43,8 @@ class XskSocket {
 
  private:
   XskSocket() = default;
-  static Result<std::unique_ptr<XskSocket>> open_once(const XskSpec& spec,
-                                                      pipeline::UmemView umem, bool zero_copy,
-                                                      int& error);
+  static Result<std::unique_ptr<XskSocket>> open_once(const XskSpec& spec, pipeline::UmemView umem,
+                                                      bool zero_copy, int& error);
 
   XskSpec spec_;
   xsk_umem* umem_ = nullptr;

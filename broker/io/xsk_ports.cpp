@@ -47,12 +47,13 @@ pipeline::Sink::Posted XskSink::post(std::span<const pipeline::TxDescriptor> fra
 }
 
 std::uint32_t XskSink::unsent() const noexcept {
-  const std::uint32_t taken = std::atomic_ref(*socket_->tx.consumer).load(std::memory_order_acquire);
+  const std::uint32_t taken =
+      std::atomic_ref(*socket_->tx.consumer).load(std::memory_order_acquire);
   return *socket_->tx.producer - taken;
 }
 
 void XskSink::flush() noexcept {
-  if (socket_ == nullptr || held_ == 0) return;
+  if (socket_ == nullptr) return;
   // Also kicked when nothing new was posted: a ring that the kernel left full stalls otherwise.
   for (int kick = 0; kick < kKicks && unsent() != 0; ++kick) {
     if (xsk_ring_prod__needs_wakeup(&socket_->tx) == 0) return;
@@ -89,13 +90,17 @@ std::uint32_t XskSink::reclaim() noexcept {
 
 std::uint32_t XskSink::retract() noexcept {
   if (socket_ == nullptr || socket_->zero_copy()) return 0;
-  const std::uint32_t count = unsent();
-  for (std::uint32_t i = 0; i < count; ++i) {
-    xdp_desc* desc = xsk_ring_prod__tx_desc(&socket_->tx, *socket_->tx.producer - count + i);
+  // An address outside the UMEM: the kernel skips the descriptor and completes nothing.
+  const std::uint64_t nowhere = std::uint64_t{umem_.frames} * umem_.frame_size;
+  const std::uint32_t first = *socket_->tx.producer - unsent();
+  std::uint32_t count = 0;
+  for (std::uint32_t slot = first; slot != *socket_->tx.producer; ++slot) {
+    xdp_desc* desc = xsk_ring_prod__tx_desc(&socket_->tx, slot);
+    if (desc->addr == nowhere) continue;  // retracted before, and not yet skipped
     forget(umem_.number(pipeline::FrameAddress{desc->addr}));
-    // An address outside the UMEM: the kernel skips the descriptor and completes nothing.
-    desc->addr = std::uint64_t{umem_.frames} * umem_.frame_size;
+    desc->addr = nowhere;
     desc->len = 1;
+    ++count;
   }
   return count;
 }

@@ -57,7 +57,7 @@ class Sink {
   /// Why frames were not taken.
   enum class Refusal : std::uint8_t { ring_full, queue_full, down };
   struct Posted {
-    std::uint32_t taken = 0;                 ///< the first so many; the sink has their references
+    std::uint32_t taken = 0;               ///< the first so many; the sink has their references
     Refusal refusal = Refusal::ring_full;  ///< of the others
   };
 

@@ -25,8 +25,8 @@ struct UmemView {
     return FrameAddress{static_cast<std::uint64_t>(frame) * frame_size};
   }
   [[nodiscard]] FrameNumber number(FrameAddress address) const noexcept {
-    return FrameNumber{static_cast<std::uint32_t>(static_cast<std::uint64_t>(address) /
-                                                  frame_size)};
+    return FrameNumber{
+        static_cast<std::uint32_t>(static_cast<std::uint64_t>(address) / frame_size)};
   }
 };
 

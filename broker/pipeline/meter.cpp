@@ -10,18 +10,26 @@ constexpr unsigned kTickShift = 5;
 constexpr double kTicksPerSecond = 1e9 * (1U << kTickShift);
 /// Ticks in a bucket at most, for a low rate with a huge burst: two years.
 constexpr double kDeepest = 0x1p61;
+constexpr std::uint64_t kShortestFrame = 64;
 
 double units_per_second(const config::Meter& config) noexcept {
   return config.packets_per_second != 0 ? static_cast<double>(config.packets_per_second)
                                         : static_cast<double>(config.bits_per_second) / 8;
 }
 
+/// A frame's ticks are rounded; the bucket is deeper by half a tick for each frame that it holds,
+/// so that a whole burst passes.
+double depth(const config::Meter& config, double ticks_per_unit) noexcept {
+  const std::uint64_t frames =
+      config.packets_per_second != 0 ? config.burst : config.burst / kShortestFrame;
+  return ticks_per_unit * static_cast<double>(config.burst) + static_cast<double>(frames) / 2;
+}
+
 }  // namespace
 
 Meter::Meter(const config::Meter& config) noexcept
     : ticks_per_unit_(kTicksPerSecond / units_per_second(config)),
-      depth_(static_cast<std::int64_t>(
-          std::min(ticks_per_unit_ * static_cast<double>(config.burst), kDeepest))),
+      depth_(static_cast<std::int64_t>(std::min(depth(config, ticks_per_unit_), kDeepest))),
       by_packets_(config.packets_per_second != 0) {}
 
 FrameSet Meter::conforming(FrameSet frames, const Burst& burst, std::uint64_t now) noexcept {

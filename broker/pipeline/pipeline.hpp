@@ -103,11 +103,11 @@ class Pipeline {
   UmemView umem_;
   FramePool& pool_;
   std::vector<Sink*> monitors_;
-  std::vector<FrameSet> frames_of_;        ///< by policy; zero between bursts
-  std::vector<std::uint64_t> touched_;     ///< bits of policies with frames; zero between bursts
-  std::vector<std::uint64_t> words_;       ///< result of one classification
-  std::vector<Outgoing> outgoing_;         ///< by monitor
-  std::uint64_t outgoing_monitors_ = 0;    ///< bits of monitors with frames
+  std::vector<FrameSet> frames_of_;      ///< by policy; zero between bursts
+  std::vector<std::uint64_t> touched_;   ///< bits of policies with frames; zero between bursts
+  std::vector<std::uint64_t> words_;     ///< result of one classification
+  std::vector<Outgoing> outgoing_;       ///< by monitor
+  std::uint64_t outgoing_monitors_ = 0;  ///< bits of monitors with frames
   std::vector<PolicyCounters> policy_counters_;
   std::vector<MonitorCounters> monitor_counters_;
 };

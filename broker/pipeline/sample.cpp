@@ -38,8 +38,8 @@ std::uint64_t flow_hash(const vtap_key& key) noexcept {
     return mix(end_hash(key.smac, 0) + end_hash(key.dmac, 0) + key.ethertype);
   }
   const bool has_ports = key.fragment == 0;  // a flow's fragments do not all have them
-  const std::uint64_t ends = end_hash(key.src, has_ports ? key.sport : 0) +
-                             end_hash(key.dst, has_ports ? key.dport : 0);
+  const std::uint64_t ends =
+      end_hash(key.src, has_ports ? key.sport : 0) + end_hash(key.dst, has_ports ? key.dport : 0);
   return mix(ends + key.proto);
 }
 

@@ -20,8 +20,8 @@ class alignas(64) Sampler {
  public:
   explicit Sampler(const config::Sample& config) noexcept;
 
-  /// `one_in`: the first frame that any worker offers, then each Nth. `flows`: the frames of a fixed
-  /// part of all flows.
+  /// `one_in`: the first frame that any worker offers, then each Nth. `flows`: the frames of a
+  /// fixed part of all flows.
   FrameSet chosen(FrameSet frames, const Burst& burst) noexcept;
 
  private:

@@ -262,7 +262,7 @@ class Compiler {
   }
 
   template <typename LpmKey, typename Hosts, typename Prefixes>
-  void compile_family(std::vector<Entry> entries, const Vector& base, Hosts& hosts,
+  void compile_family(std::vector<Entry>&& entries, const Vector& base, Hosts& hosts,
                       Prefixes& prefixes) {
     constexpr std::size_t size = sizeof(LpmKey::addr);
     compile_entries(std::move(entries), base, [&](const Entry& entry, std::uint32_t number) {

@@ -7,8 +7,7 @@ Crossing::Crossing(std::uint32_t workers) : workers_(workers) {
   for (std::uint32_t i = 0; i < workers * workers; ++i) pairs_.push_back(std::make_unique<Pair>());
 }
 
-pipeline::Sink::Posted CrossingSink::post(
-    std::span<const pipeline::TxDescriptor> frames) noexcept {
+pipeline::Sink::Posted CrossingSink::post(std::span<const pipeline::TxDescriptor> frames) noexcept {
   std::uint32_t taken = 0;
   for (const pipeline::TxDescriptor& frame : frames) {
     if (lent_ >= Crossing::kCapacity || !queue_.push({frame, now_, target_})) break;

@@ -83,8 +83,8 @@ io::XskSink& Worker::own_sink(std::uint32_t target, std::uint32_t limit) {
 }
 
 void Worker::cross_to(std::uint32_t target, std::uint32_t owner) {
-  crossing_sinks_[target] = std::make_unique<CrossingSink>(
-      crossing_.forward(spec_.index, owner), target, lent_[owner], now_ns_);
+  crossing_sinks_[target] = std::make_unique<CrossingSink>(crossing_.forward(spec_.index, owner),
+                                                           target, lent_[owner], now_ns_);
 }
 
 void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
@@ -328,9 +328,8 @@ void Worker::drop_stale() noexcept {
 }
 
 bool Worker::sinks_busy() const noexcept {
-  return std::ranges::any_of(own_, [](const auto& sink) {
-    return sink && sink->connected() && sink->held() != 0;
-  });
+  return std::ranges::any_of(
+      own_, [](const auto& sink) { return sink && sink->connected() && sink->held() != 0; });
 }
 
 bool Worker::may_sleep() noexcept {
@@ -351,7 +350,8 @@ void Worker::sleep(std::uint64_t idle_ns) noexcept {
   if (may_sleep()) {
     const int timeout =
         sinks_busy() || std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; })
-            ? static_cast<int>(std::clamp<std::uint64_t>(idle_ns / kMillisecond, 1, kLongestSleepMs))
+            ? static_cast<int>(
+                  std::clamp<std::uint64_t>(idle_ns / kMillisecond, 1, kLongestSleepMs))
             : kLongestSleepMs;
     std::array<epoll_event, kEvents> events;
     const std::uint64_t before = monotonic_ns();

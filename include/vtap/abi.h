@@ -14,7 +14,7 @@ enum {
   VTAP_RING_SLOTS = 4096, /* entries of a tee ring and of a free ring; power of two */
   VTAP_CACHE_LINE = 64,
   VTAP_MAX_FRAME_SIZE = 4096, /* bytes of a UMEM frame at most: AF_XDP's limit is a page */
-  VTAP_MAX_MONITORS = 64, /* monitors of one broker: a set of them is one 64-bit word */
+  VTAP_MAX_MONITORS = 64,     /* monitors of one broker: a set of them is one 64-bit word */
 };
 
 /* ---------------------------------------------------------------- frame key: what a match reads */
@@ -138,11 +138,11 @@ struct vtap_lpm6_key {
 /* The classification part of a program's constants. Default classes are those of values that no
  * entry of the dimension's map covers. */
 struct vtap_class_config {
-  __u32 dims;         /* VTAP_DIM_*, VTAP_ENDS_* << VTAP_DIM_* */
-  __u32 match_words;  /* 1..VTAP_MAX_WORDS; 0: no policy on any tap */
-  __u32 except_words; /* match_words or 0 */
-  __u32 default_addr; /* address in no map, or no IP header at all */
-  __u32 default_mac;  /* MAC not in the map, or a runt */
+  __u32 dims;          /* VTAP_DIM_*, VTAP_ENDS_* << VTAP_DIM_* */
+  __u32 match_words;   /* 1..VTAP_MAX_WORDS; 0: no policy on any tap */
+  __u32 except_words;  /* match_words or 0 */
+  __u32 default_addr;  /* address in no map, or no IP header at all */
+  __u32 default_mac;   /* MAC not in the map, or a runt */
   __u32 seg_top_class; /* vector number of the seg_top words (match_words of them) */
 };
 
@@ -169,10 +169,10 @@ struct vtap_desc {
 struct vtap_port_counters {
   __u64 rx_frames;
   __u64 rx_bytes;
-  __u64 forwarded;     /* verdict: inline redirect to the other port */
-  __u64 passed;        /* verdict: up the stack */
-  __u64 consumed;      /* verdict: span frame taken or dropped */
-  __u64 to_broker;     /* verdict: inline original into an AF_XDP ring (capture redirect) */
+  __u64 forwarded; /* verdict: inline redirect to the other port */
+  __u64 passed;    /* verdict: up the stack */
+  __u64 consumed;  /* verdict: span frame taken or dropped */
+  __u64 to_broker; /* verdict: inline original into an AF_XDP ring (capture redirect) */
   __u64 matched;
   __u64 copied;        /* tee: descriptor published; redirect: frame sent into an AF_XDP ring */
   __u64 no_free_frame; /* tee: copies missed because the broker gave no frame */
@@ -183,7 +183,7 @@ struct vtap_port_counters {
   __u64 no_output;    /* inline: no device behind the output slot; the original is lost */
   __u64 no_socket;    /* redirect: matched, but no socket was there; plain path, no copy */
   __u64 stale_worker; /* redirect: matched, but its worker hangs; plain path, no copy */
-  __u64 copy_failed;  /* tee: the kernel could not read the packet; should stay zero */
+  __u64 copy_failed;  /* tee: packet not readable, or no such frame; should stay zero */
 };
 
 /*
@@ -237,9 +237,9 @@ struct vtap_port_config {
   __u32 frame_size;     /* bytes of a UMEM frame; power of two */
   __u32 frames;
   __u32 generation;
-  __u32 match_all;   /* some policy takes every frame of this tap: no need to look */
-  __u32 match_none;  /* no policy on this tap */
-  __u32 tap_class;   /* vector of the rules that apply to this tap */
+  __u32 match_all;  /* some policy takes every frame of this tap: no need to look */
+  __u32 match_none; /* no policy on this tap */
+  __u32 tap_class;  /* vector of the rules that apply to this tap */
   __u32 reserved;
   __u64 stale_ns; /* redirect: plain path when the heartbeat is older */
   struct vtap_class_config classes;

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -18,7 +19,19 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.dont_write_bytecode = True
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     if os.geteuid() == 0:
+        _one_run_at_a_time()
         laboratory.remove_stale()
+
+
+def _one_run_at_a_time() -> None:
+    """Two runs on one machine would see each other's BPF objects and state files, and their noise.
+    The lock is on a directory that is always there: nothing to leave behind."""
+    machine = os.open("/run", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(machine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("waiting for another run of these tests to end", file=sys.__stderr__)
+        fcntl.flock(machine, fcntl.LOCK_EX)  # kept until this process ends
 
 
 @pytest.fixture(scope="session", autouse=True)

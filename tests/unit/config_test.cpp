@@ -240,11 +240,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "ingress, egress, both"},
         Refusal{
             "InlineDirection",
-            tap("name = \"t\"\nmode = \"inline\"\nports = [\"a\", \"b\"]\ndirection = \"both\""), 5,
+            tap("name = \"t\"\nmode = \"inline\"\nports = [\"a\", \"b\"]\ndirection = \"egress\""), 5,
             13, "only a host tap"},
         Refusal{"HostUnmatched",
                 tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\ndirection = \"ingress\"\n"
-                    "unmatched = \"pass\""),
+                    "unmatched = \"drop\""),
                 6, 13, "only a span tap"},
         Refusal{"Unmatched",
                 tap("name = \"t\"\nmode = \"span\"\nports = [\"a\"]\nunmatched = \"keep\""), 5, 13,

@@ -138,17 +138,17 @@ TEST_F(HostState, FailedWriteLeavesTheOldContent) {
 
 TEST_F(HostState, SecondClaimIsRefusedWithPortAndHolder) {
   const StateDir dir = state();
-  Result<PortClaim> first = PortClaim::acquire(dir, "eth1");
+  Result<PortClaim> first = PortClaim::acquire(dir, "eth1", "broker a");
   ASSERT_TRUE(first.ok());
-  EXPECT_TRUE(PortClaim::acquire(dir, "eth2").ok());
+  EXPECT_TRUE(PortClaim::acquire(dir, "eth2", "broker a").ok());
 
-  const Result<PortClaim> second = PortClaim::acquire(dir, "eth1");
+  const Result<PortClaim> second = PortClaim::acquire(dir, "eth1", "broker a");
   ASSERT_FALSE(second.ok());
   EXPECT_NE(second.error().message.find("eth1"), std::string::npos);
   EXPECT_NE(second.error().message.find(std::to_string(::getpid())), std::string::npos);
 
   { const PortClaim gone = std::move(*first); }
-  EXPECT_TRUE(PortClaim::acquire(dir, "eth1").ok());
+  EXPECT_TRUE(PortClaim::acquire(dir, "eth1", "broker a").ok());
   EXPECT_TRUE(fs::is_empty(dir.path())) << "a released claim leaves no file";
 }
 
@@ -159,7 +159,7 @@ TEST_F(HostState, ClaimOfAKilledProcessIsFree) {
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    const Result<PortClaim> claim = PortClaim::acquire(dir, "eth1");
+    const Result<PortClaim> claim = PortClaim::acquire(dir, "eth1", "broker a");
     const char result = claim.ok() ? '+' : '-';
     (void)!::write(ready[1], &result, 1);
     ::pause();
@@ -168,7 +168,7 @@ TEST_F(HostState, ClaimOfAKilledProcessIsFree) {
   char result = 0;
   EXPECT_EQ(::read(ready[0], &result, 1), 1);
   EXPECT_EQ(result, '+');
-  const Result<PortClaim> held = PortClaim::acquire(dir, "eth1");
+  const Result<PortClaim> held = PortClaim::acquire(dir, "eth1", "broker a");
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   ::close(ready[0]);
@@ -177,14 +177,14 @@ TEST_F(HostState, ClaimOfAKilledProcessIsFree) {
   ASSERT_FALSE(held.ok());
   EXPECT_NE(held.error().message.find(std::to_string(child)), std::string::npos);
   EXPECT_TRUE(fs::exists(dir.path() / "eth1.lock"));
-  EXPECT_TRUE(PortClaim::acquire(dir, "eth1").ok());
+  EXPECT_TRUE(PortClaim::acquire(dir, "eth1", "broker a").ok());
 }
 
 TEST_F(HostState, OddNamesNeverBecomePaths) {
   for (const char* name :
        {"", ".", "..", "a/b", "../eth1", "a b", "a:b", "abcdefghijklmnop", "a\n"}) {
     EXPECT_FALSE(valid_port_name(name)) << name;
-    EXPECT_FALSE(PortClaim::acquire(state(), name).ok()) << name;
+    EXPECT_FALSE(PortClaim::acquire(state(), name, "broker a").ok()) << name;
   }
   for (const char* name : {"eth1", "eth1.100", "..x", "abcdefghijklmno", "vtap@0"}) {
     EXPECT_TRUE(valid_port_name(name)) << name;

@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,7 @@ class Lab:
     """The namespaces and their links; offloads stay as the kernel sets them."""
 
     def __init__(self) -> None:
+        self.vlan_devices = True
         self._names = {role: f"{PREFIX}{os.getpid()}-{role}" for role in ("tap", *PORTS.values())}
 
     def __enter__(self) -> "Lab":
@@ -97,10 +99,19 @@ class Lab:
             self.ip("tap", "link", "set", near, "up")
         for number, role in ((1, "sender"), (2, "receiver")):
             self.ip(role, "addr", "add", f"10.0.0.{number}/24", "dev", "link0")
+            if self.vlan_devices:
+                self._add_vlan(role, f"10.100.0.{number}/24")
+
+    def _add_vlan(self, role: str, address: str) -> None:
+        try:
             self.ip(role, "link", "add", "link", "link0", "name", "tagged", "type", "vlan",
                     "id", VLAN)
-            self.ip(role, "addr", "add", f"10.100.0.{number}/24", "dev", "tagged")
-            self.ip(role, "link", "set", "tagged", "up")
+        except Failed:
+            self.vlan_devices = False
+            print("demo: this kernel has no VLAN devices (8021q); packet sockets send tags instead")
+            return
+        self.ip(role, "addr", "add", address, "dev", "tagged")
+        self.ip(role, "link", "set", "tagged", "up")
 
     def close(self) -> None:
         for name in self._names.values():
@@ -120,12 +131,17 @@ class Lab:
                 for way in ("rx", "tx") for what in ("packets", "bytes", "dropped")}
 
 
-def remove_stale() -> None:
-    """Namespaces of demos that were killed. A living demo's are left alone."""
-    for entry in NETNS.glob(f"{PREFIX}*") if NETNS.is_dir() else ():
-        pid = entry.name.removeprefix(PREFIX).split("-")[0]
-        if not Path("/proc", pid).exists():
-            run("ip", "netns", "del", entry.name, check=False)
+def remove_stale(binary: Path) -> None:
+    """What demos left that were killed. A living demo's is left alone."""
+    def dead(entry: Path) -> bool:
+        return not Path("/proc", entry.name.removeprefix(PREFIX).split("-")[0]).exists()
+
+    for entry in filter(dead, NETNS.glob(f"{PREFIX}*")):
+        if entry.name.endswith("-tap"):
+            run("nsenter", f"--net={entry}", binary, "--detach", "-c", CONFIG, check=False)
+        run("ip", "netns", "del", entry.name, check=False)
+    for entry in filter(dead, Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -154,10 +170,14 @@ class Process:
         return self._process.wait()
 
 
+def binary_of(build: Path) -> Path:
+    return build / "broker" / "vtap-broker"
+
+
 class Broker:
     def __init__(self, lab: Lab, build: Path, directory: Path) -> None:
         self._lab = lab
-        self._binary = build / "broker" / "vtap-broker"
+        self._binary = binary_of(build)
         self._ctl = build / "tools" / "vtapctl" / "vtapctl"
         self._log = directory / "broker.log"
         self._made_run_vtap = not SOCKET.parent.exists()
@@ -237,9 +257,10 @@ class Traffic:
 
     def _start(self, role: str, part: str) -> Process:
         script = Path(__file__).with_name("traffic.py")
+        tags = "stack" if self._lab.vlan_devices else "raw"
         with self._errors.open("a") as errors:
-            child = Process(self._lab.inside(role, sys.executable, "-B", script, part), text=True,
-                            stdout=subprocess.PIPE, stderr=errors)
+            child = Process(self._lab.inside(role, sys.executable, "-B", script, part, tags),
+                            text=True, stdout=subprocess.PIPE, stderr=errors)
         self._children.callback(child.stop)
         return child
 
@@ -382,7 +403,7 @@ def verdict(end: Reading, sent: dict[str, float]) -> bool:
     for what, left, right in equations(end):
         good &= left == right
         mark = "ok" if left == right else "WRONG"
-        print(f"{mark:6} {what:66} {left:>12,} {'=' if left == right else '!='} {right:,}")
+        print(f"{mark:6} {what:71} {left:>12,} {'=' if left == right else '!='} {right:,}")
     checks = {f"exchanges lost or changed on the way: {sent.get('lost', 0):.0f}":
               sent.get("lost", 0) == 0}
     checks |= {f"{text} {sent.get(name, 0):,.0f}": sent.get(name, 0) > 0 for name, text in
@@ -406,7 +427,7 @@ def demonstrate(build: Path, seconds: float | None) -> bool:
             stack.callback(hold_signals)
             return entered
 
-        directory = Path(enter(tempfile.TemporaryDirectory(prefix=PREFIX)))
+        directory = Path(enter(tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-")))
         lab = enter(Lab())
         broker = enter(Broker(lab, build, directory))
         print(broker.log(), "\n", flush=True)
@@ -450,9 +471,10 @@ def main() -> int:
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminated)
-    remove_stale()
+    build = options.build.resolve()
+    remove_stale(binary_of(build))
     try:
-        good = demonstrate(options.build.resolve(), None if options.forever else options.seconds)
+        good = demonstrate(build, None if options.forever else options.seconds)
     except Failed as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

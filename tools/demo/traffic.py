@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both ends of the demo's traffic; each runs in its own network namespace.
 
-    traffic.py receive   answers until it is killed; prints `listening` when it can
-    traffic.py send      sends until SIGTERM; prints a JSON line of totals twice a second
+    traffic.py receive TAGS   answers until it is killed; prints `listening` when it can
+    traffic.py send TAGS      sends until SIGTERM; prints a JSON line of totals twice a second
+
+TAGS: who makes VLAN tags, the `stack` (a VLAN device) or these programs (`raw`).
 
 Plain sockets with the kernel's defaults, so what crosses the tap is what hosts really send:
 unfinished checksums, tags kept beside the packet, super-packets.
@@ -22,6 +24,7 @@ from collections.abc import Callable
 
 RECEIVER, RECEIVER_VLAN = "10.0.0.2", "10.100.0.2"
 HTTP, DNS, BULK, FLOOD, ECHO = 80, 53, 5001, 9000, 7
+LINK, VLAN, ETHERTYPE = "link0", 100, 0x88B5  # the latter: IEEE 802, for local experiments
 # Fits one segment. Longer writes leave the sender as super-packets, which are passed, not copied.
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 1200\r\n\r\n".ljust(1242, b".")
 BLOCK = bytes(1 << 18)
@@ -46,6 +49,32 @@ def recv_exactly(sock: socket.socket, size: int) -> bytes:
             raise ConnectionError("closed by the other end")
         data += chunk
     return data
+
+
+class TaggedFrames:
+    """A packet socket that sends and receives datagrams in frames with a VLAN tag."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
+        self._socket.bind((LINK, ETHERTYPE))
+        self._socket.settimeout(TIMEOUT)
+
+    def send(self, data: bytes) -> None:
+        self._socket.send(b"\xff" * 6 + self._socket.getsockname()[4] +
+                          struct.pack("!HHH", 0x8100, VLAN, ETHERTYPE) + data)
+
+    def receive(self) -> bytes:
+        """The kernel has put the tag beside the frame; what it hands out has none."""
+        while True:
+            frame, (_, _, kind, *_) = self._socket.recvfrom(2048)
+            if kind != socket.PACKET_OUTGOING:
+                return frame[14:]
+
+    def __enter__(self) -> "TaggedFrames":
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self._socket.close()
 
 
 # --- sender -------------------------------------------------------------------------------------
@@ -76,6 +105,16 @@ def asking(name: str, address: str, port: int) -> Callable[[], None]:
                     raise ValueError(f"{name}: an answer came with other bytes than were sent")
                 count(name)
     return ask
+
+
+def ask_tagged() -> None:
+    with TaggedFrames() as frames:
+        while not stop.wait(0.02):
+            question = os.urandom(60)
+            frames.send(question)
+            if frames.receive() != question:
+                raise ValueError("vlan: an answer came with other bytes than were sent")
+            count("vlan")
 
 
 def ping() -> None:
@@ -140,11 +179,11 @@ def repeat(work: Callable[[], None]) -> None:
             stop.wait(0.2)
 
 
-def send() -> None:
+def send(tags: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    work = (web, asking("names", RECEIVER, DNS), asking("vlan", RECEIVER_VLAN, ECHO), ping, flood,
-            bulk)
+    vlan = asking("vlan", RECEIVER_VLAN, ECHO) if tags == "stack" else ask_tagged
+    work = (web, asking("names", RECEIVER, DNS), vlan, ping, flood, bulk)
     threads = [threading.Thread(target=repeat, args=(item,)) for item in work]
     for thread in threads:
         thread.start()
@@ -205,16 +244,32 @@ def swallow(connection: socket.socket) -> None:
     connection.sendall(received.to_bytes(8, "big"))
 
 
-def receive() -> None:
+def answer_tagged() -> None:
+    frames = TaggedFrames()
+
+    def serve() -> None:
+        while True:
+            try:
+                frames.send(frames.receive())
+            except OSError:
+                pass  # a timeout: nobody asks
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def receive(tags: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve_tcp(HTTP, pages)
     serve_tcp(BULK, swallow)
     serve_udp(RECEIVER, DNS, answer=True)
-    serve_udp(RECEIVER_VLAN, ECHO, answer=True)
+    if tags == "stack":
+        serve_udp(RECEIVER_VLAN, ECHO, answer=True)
+    else:
+        answer_tagged()
     serve_udp(RECEIVER, FLOOD, answer=False)
     print("listening", flush=True)
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    {"send": send, "receive": receive}[sys.argv[1]]()
+    {"send": send, "receive": receive}[sys.argv[1]](sys.argv[2])

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+// What threads share, without sockets and without root. Runs under ThreadSanitizer as well.
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <thread>
+
+#include "io/tee.hpp"
+#include "support/frames.hpp"
+#include "support/memory_broker.hpp"
+#include "worker/crossing.hpp"
+
+namespace vtap::test {
+namespace {
+
+using pipeline::Burst;
+using pipeline::FrameAddress;
+using pipeline::FrameNumber;
+using pipeline::FramePool;
+using pipeline::TxDescriptor;
+using pipeline::UmemView;
+using worker::Crossing;
+using worker::CrossingFrame;
+using worker::CrossingSink;
+
+/// Lets the other thread run, where both share a core.
+void relax() { std::this_thread::yield(); }
+
+void write_mark(UmemView umem, FrameNumber frame, std::uint64_t mark) {
+  std::memcpy(umem.at(umem.start(frame)), &mark, sizeof(mark));
+}
+std::uint64_t read_mark(UmemView umem, FrameAddress address) {
+  std::uint64_t mark = 0;
+  std::memcpy(&mark, umem.at(address), sizeof(mark));
+  return mark;
+}
+
+// ---- frames that cross
+
+constexpr std::uint32_t kLender = 0;
+constexpr std::uint32_t kUser = 1;
+
+TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
+  Crossing crossing(2);
+  std::uint32_t lent = 0;
+  const std::uint64_t now = 5;
+  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, now);
+  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, now);
+  const std::vector<TxDescriptor> many(3000, TxDescriptor{FrameAddress{4096}, 60});
+  EXPECT_EQ(first.post(many).taken, 3000U);
+  const auto posted = second.post(many);
+  EXPECT_EQ(posted.taken, Crossing::kCapacity - 3000);
+  EXPECT_EQ(posted.refusal, pipeline::Sink::Refusal::ring_full);
+  // Taken over by the other worker, but still out: the queue has room, the way home might not.
+  std::uint32_t taken = 0;
+  crossing.forward(kLender, kUser).consume_all([&](const CrossingFrame& frame) {
+    EXPECT_EQ(frame.target, taken < 3000 ? 0U : 1U);
+    EXPECT_EQ(frame.posted_ns, now);
+    EXPECT_EQ(frame.frame.length, 60U);
+    ++taken;
+  });
+  EXPECT_EQ(taken, Crossing::kCapacity);
+  EXPECT_EQ(first.post(many).taken, 0U);
+  for (std::uint32_t i = 0; i < taken; ++i) {
+    ASSERT_TRUE(crossing.home(kUser, kLender).push(FrameNumber{2}));
+  }
+  EXPECT_EQ(crossing.home(kUser, kLender).consume_all([&](FrameNumber) { --lent; }), taken);
+  EXPECT_EQ(first.post(many).taken, 3000U);
+}
+
+TEST(Crossing, PairsOfWorkersDoNotMix) {
+  Crossing crossing(3);
+  for (std::uint32_t from = 0; from < 3; ++from) {
+    for (std::uint32_t to = 0; to < 3; ++to) {
+      crossing.forward(from, to).push({{}, 0, from * 3 + to});
+      crossing.home(from, to).push(FrameNumber{from * 3 + to});
+    }
+  }
+  for (std::uint32_t from = 0; from < 3; ++from) {
+    for (std::uint32_t to = 0; to < 3; ++to) {
+      CrossingFrame frame;
+      FrameNumber number{};
+      ASSERT_TRUE(crossing.forward(from, to).pop(frame) && crossing.home(from, to).pop(number));
+      EXPECT_EQ(frame.target, from * 3 + to);
+      EXPECT_EQ(number, FrameNumber{from * 3 + to});
+      EXPECT_EQ(crossing.forward(from, to).read_available(), 0U);
+    }
+  }
+}
+
+/// Two threads, as two workers: one lends its frames to both targets of the other, which keeps them
+/// for a while, as a ring does, and sends them home.
+class Lending : public testing::Test {
+ protected:
+  static constexpr std::uint32_t kFrames = 512;
+  static constexpr std::uint32_t kTargets = 2;
+  static constexpr std::uint64_t kMarks = 60'000;
+
+  void lend() {
+    Random random(1);
+    CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, now_);
+    CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, now_);
+    for (std::uint64_t mark = 1; mark <= kMarks;) {
+      take_home();
+      Burst burst;
+      for (std::uint32_t n = random.between(1, 64); n > 0 && pool_.available() > 0; --n) {
+        const FrameNumber frame = pool_.take();
+        write_mark(umem_.view(), frame, mark++);
+        burst.push(umem_.view().start(frame), 60, 0);
+      }
+      if (burst.size == 0) {
+        relax();
+        continue;
+      }
+      posted_[0] += pipeline::Pipeline::forward(burst, pool_, umem_.view(), first);
+      posted_[1] += pipeline::Pipeline::forward(burst, pool_, umem_.view(), second);
+      for (std::uint32_t i = 0; i < burst.size; ++i) {
+        pool_.release(umem_.view().number(burst.address[i]));
+      }
+    }
+    lender_done_ = true;
+    while (lent_ != 0) {
+      take_home();
+      relax();
+    }
+  }
+
+  void take_home() {
+    crossing_.home(kUser, kLender).consume_all([&](FrameNumber frame) {
+      --lent_;
+      pool_.release(frame);
+    });
+  }
+
+  void use() {
+    Random random(2);
+    std::deque<FrameNumber> ring;
+    std::array<std::uint64_t, kTargets> last{};
+    while (true) {
+      const bool last_round = lender_done_;
+      const std::size_t taken =
+          crossing_.forward(kLender, kUser).consume_all([&](const CrossingFrame& crossing) {
+            const std::uint64_t mark = read_mark(umem_.view(), crossing.frame.address);
+            if (mark <= last[crossing.target]) ++disorder_;
+            last[crossing.target] = mark;
+            ++received_[crossing.target];
+            ring.push_back(umem_.view().number(crossing.frame.address));
+          });
+      std::size_t completed = last_round ? ring.size() : random.below(128);
+      for (; completed > 0 && !ring.empty(); --completed) {
+        if (!crossing_.home(kUser, kLender).push(ring.front())) ++lost_;
+        ring.pop_front();
+      }
+      if (last_round && taken == 0 && ring.empty()) return;
+      relax();
+    }
+  }
+
+  Crossing crossing_{2};
+  MemoryUmem umem_{kFrames};
+  FramePool pool_{FrameNumber{0}, kFrames};
+  std::uint32_t lent_ = 0;
+  std::uint64_t now_ = 0;
+  std::atomic<bool> lender_done_{false};
+  std::array<std::uint64_t, kTargets> posted_{}, received_{};
+  std::uint64_t disorder_ = 0, lost_ = 0;
+};
+
+TEST_F(Lending, FramesCrossInOrderAndComeHome) {
+  std::thread user([this] { use(); });
+  lend();
+  user.join();
+  EXPECT_EQ(received_, posted_);
+  EXPECT_GT(posted_[0], 0U);
+  EXPECT_EQ(disorder_, 0U);
+  EXPECT_EQ(lost_, 0U) << "the way home was full";
+  EXPECT_EQ(pool_.available(), pool_.total());
+}
+
+// ---- tee rings
+
+/// The program's side of a tee ring (xdp/common.bpf.h), in C++ on plain memory. The sanitizer sees
+/// no barriers but atomics, so an exchange stands for BPF's fetching atomics.
+class FakeProgram {
+ public:
+  FakeProgram(vtap_cpu& cpu, UmemView umem, int doorbell)
+      : cpu_(cpu), umem_(umem), doorbell_(doorbell) {}
+
+  /// Copies a frame that holds only `mark`. False: missed.
+  bool copy(std::uint64_t mark) {
+    if (cpu_.free_cons == cpu_.free_prod_seen) {
+      cpu_.free_prod_seen = __atomic_fetch_add(&cpu_.free_prod, 0, __ATOMIC_SEQ_CST);
+      if (cpu_.free_cons == cpu_.free_prod_seen) return false;
+    }
+    if (cpu_.desc_prod - cpu_.desc_cons_seen >= VTAP_RING_SLOTS) {
+      cpu_.desc_cons_seen = __atomic_fetch_add(&cpu_.desc_cons, 0, __ATOMIC_SEQ_CST);
+      if (cpu_.desc_prod - cpu_.desc_cons_seen >= VTAP_RING_SLOTS) return false;
+    }
+    const FrameNumber frame{cpu_.free_ring[cpu_.free_cons % VTAP_RING_SLOTS]};
+    write_mark(umem_, frame, mark);
+    vtap_desc& desc = cpu_.desc_ring[cpu_.desc_prod % VTAP_RING_SLOTS];
+    desc = {};
+    desc.frame = static_cast<std::uint32_t>(frame);
+    desc.len = sizeof(mark);
+    desc.port = kPort;
+    __atomic_exchange_n(&cpu_.desc_prod, cpu_.desc_prod + 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&cpu_.free_cons, cpu_.free_cons + 1, __ATOMIC_RELEASE);
+    ring_doorbell();
+    return true;
+  }
+
+  static constexpr std::uint8_t kPort = 3;
+
+ private:
+  void ring_doorbell() {
+    if (__atomic_load_n(&cpu_.sleeping, __ATOMIC_SEQ_CST) == 0) return;
+    if (__atomic_exchange_n(&cpu_.sleeping, 0, __ATOMIC_SEQ_CST) == 0) return;
+    const std::uint64_t one = 1;
+    EXPECT_EQ(write(doorbell_, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
+  }
+
+  vtap_cpu& cpu_;
+  UmemView umem_;
+  int doorbell_;
+};
+
+class Tee : public testing::Test {
+ protected:
+  static constexpr std::uint32_t kFrames = 16384;
+
+  ~Tee() override { close(doorbell_); }
+
+  std::vector<vtap_cpu*> rings(std::size_t count) {
+    std::vector<vtap_cpu*> pointers;
+    while (cpus_.size() < count) cpus_.push_back(std::make_unique<vtap_cpu>());
+    for (const auto& cpu : cpus_) pointers.push_back(cpu.get());
+    return pointers;
+  }
+
+  /// One burst: the marks in it.
+  std::vector<std::uint64_t> receive(io::TeeSource& source) {
+    Burst burst;
+    source.receive(burst);
+    std::vector<std::uint64_t> marks;
+    for (std::uint32_t i = 0; i < burst.size; ++i) {
+      EXPECT_EQ(burst.length[i], sizeof(std::uint64_t));
+      EXPECT_EQ(burst.port[i], FakeProgram::kPort);
+      marks.push_back(read_mark(umem_.view(), burst.address[i]));
+      pool_.release(umem_.view().number(burst.address[i]));
+    }
+    return marks;
+  }
+
+  /// Waits for the doorbell. False: nobody rang for ten seconds.
+  bool wait() {
+    pollfd fd{doorbell_, POLLIN, 0};
+    if (poll(&fd, 1, 10'000) != 1) return false;
+    std::uint64_t ignored = 0;
+    return read(doorbell_, &ignored, sizeof(ignored)) == static_cast<ssize_t>(sizeof(ignored));
+  }
+
+  MemoryUmem umem_{kFrames, 64};
+  FramePool pool_{FrameNumber{0}, kFrames};
+  std::vector<std::unique_ptr<vtap_cpu>> cpus_;
+  int doorbell_ = eventfd(0, EFD_CLOEXEC);
+};
+
+TEST_F(Tee, CopiesArriveInOrderAndTheirFramesAreReplaced) {
+  io::TeeSource source(rings(1), umem_.view(), pool_, 1024);
+  FakeProgram program(*cpus_[0], umem_.view(), doorbell_);
+  std::uint64_t sent = 0;
+  std::uint64_t received = 0;
+  while (sent < 100'000) {
+    for (int i = 0; i < 100; ++i) ASSERT_TRUE(program.copy(++sent));
+    for (auto marks = receive(source); !marks.empty(); marks = receive(source)) {
+      for (const std::uint64_t mark : marks) ASSERT_EQ(mark, ++received);
+    }
+    ASSERT_EQ(pool_.available() + source.frames_out(), pool_.total());
+  }
+  EXPECT_EQ(received, sent);
+}
+
+TEST_F(Tee, RingsHoldNoMoreThanTheBudget) {
+  constexpr std::uint32_t kBudget = 2048;
+  io::TeeSource source(rings(2), umem_.view(), pool_, kBudget);
+  FakeProgram program(*cpus_[0], umem_.view(), doorbell_);
+  std::uint64_t mark = 0;
+  // A worker that takes less than the program copies.
+  for (int round = 0; round < 200; ++round) {
+    while (program.copy(++mark)) {
+    }
+    receive(source);
+    source.refill();
+    ASSERT_LE(source.frames_out(), kBudget);
+    ASSERT_EQ(pool_.available() + source.frames_out(), pool_.total());
+  }
+}
+
+TEST_F(Tee, AllRingsAreServedInTurn) {
+  io::TeeSource source(rings(3), umem_.view(), pool_, 3072);
+  std::vector<FakeProgram> programs;
+  for (const auto& cpu : cpus_) programs.emplace_back(*cpu, umem_.view(), doorbell_);
+  std::array<int, 3> received{};
+  for (int round = 0; round < 30; ++round) {
+    for (std::uint64_t ring = 0; ring < 3; ++ring) {
+      for (int i = 0; i < 200; ++i) programs[ring].copy(ring);  // each could fill every burst
+    }
+    for (const std::uint64_t ring : receive(source)) ++received[ring];
+  }
+  for (const int count : received) EXPECT_GE(count, 30 * 64 / 3 - 64);
+}
+
+TEST_F(Tee, DoesNotSleepWhereCopiesWait) {
+  io::TeeSource source(rings(2), umem_.view(), pool_, 1024);
+  FakeProgram program(*cpus_[1], umem_.view(), doorbell_);
+  EXPECT_TRUE(source.prepare_sleep());
+  EXPECT_EQ(cpus_[0]->sleeping, 1U);
+  EXPECT_EQ(cpus_[1]->sleeping, 1U);
+  source.wake();
+  EXPECT_EQ(cpus_[0]->sleeping, 0U);
+  EXPECT_EQ(cpus_[1]->sleeping, 0U);
+  program.copy(1);
+  EXPECT_FALSE(source.prepare_sleep());
+  EXPECT_EQ(cpus_[0]->sleeping, 0U) << "an awake worker is not rung for";
+  EXPECT_EQ(cpus_[1]->sleeping, 0U);
+}
+
+/// A program on a thread of its own, under load.
+TEST_F(Tee, NothingIsLostBetweenTheThreads) {
+  constexpr std::uint64_t kCopies = 400'000;
+  {
+    io::TeeSource source(rings(1), umem_.view(), pool_, 512);
+    std::thread program([this] {
+      FakeProgram fake(*cpus_[0], umem_.view(), doorbell_);
+      for (std::uint64_t mark = 1; mark <= kCopies;) {
+        if (fake.copy(mark)) {
+          ++mark;
+        } else {
+          relax();
+        }
+      }
+    });
+    std::uint64_t received = 0;
+    bool in_order = true;
+    while (received < kCopies) {
+      const auto marks = receive(source);
+      for (const std::uint64_t mark : marks) in_order &= mark == ++received;
+      if (marks.empty()) {
+        source.refill();
+        relax();
+      }
+    }
+    program.join();
+    EXPECT_TRUE(in_order);
+    EXPECT_EQ(pool_.available() + source.frames_out(), pool_.total());
+  }
+}
+
+/// The program copies one frame at the very moment at which the worker goes to sleep, again and
+/// again: a wakeup that got lost leaves the worker waiting.
+TEST_F(Tee, NoWakeupIsLost) {
+  constexpr std::uint64_t kCopies = 200'000;
+  io::TeeSource source(rings(2), umem_.view(), pool_, 512);
+  std::atomic<std::uint64_t> received{0};
+  std::atomic<bool> give_up{false};
+  std::thread program([&] {
+    FakeProgram fake(*cpus_[1], umem_.view(), doorbell_);
+    Random random(1);
+    for (std::uint64_t mark = 1; mark <= kCopies && !give_up; ++mark) {
+      fake.copy(mark);
+      while (received < mark && !give_up) {
+        if (random.percent(10)) relax();
+      }
+      // Sometimes the worker is asleep by then, sometimes on its way.
+      for (volatile std::uint32_t spin = random.below(200); spin > 0;) spin = spin - 1;
+    }
+  });
+  std::uint64_t sleeps = 0;
+  while (received < kCopies && !give_up) {
+    const auto marks = receive(source);
+    received += marks.size();
+    if (!marks.empty() || received >= kCopies) continue;
+    if (source.prepare_sleep()) {
+      ++sleeps;
+      if (!wait()) give_up = true;
+    }
+    source.wake();
+  }
+  program.join();
+  EXPECT_EQ(received, kCopies) << "a copy waited, and nobody rang";
+  EXPECT_GT(sleeps, kCopies / 100) << "hardly ever asleep: nothing was tested";
+}
+
+}  // namespace
+}  // namespace vtap::test
