@@ -34,6 +34,7 @@ if $quick; then
   ctest --test-dir build/dev --label-exclude lint --output-on-failure --parallel "$(nproc)"
   exit
 fi
+build dev vtap_headers
 build asan tests_unit tests_golden
 build tsan tests_threads
 build fuzz tests_fuzz

@@ -45,6 +45,11 @@ extern void* bpf_cast_to_kern_ctx(void* ctx) __ksym __weak; /* from 6.2 */
 
 enum { CHECKSUM_PARTIAL = 3 }; /* linux/skbuff.h */
 
+/* Where the checksum of an skb is to be taken from, counted from the first byte of its data. */
+static __always_inline __u32 csum_start(struct sk_buff___vtap* skb) {
+  return skb->csum_start - (__u32)((__u64)skb->data - (__u64)skb->head);
+}
+
 /* Tells the broker where a checksum is still to be computed. Kernels that do not show it leave the
  * broker to look at the field. */
 static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* desc) {
@@ -54,11 +59,33 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
   }
   struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
   if (BPF_CORE_READ_BITFIELD(skb, ip_summed) != CHECKSUM_PARTIAL) return;
-  __u32 shift = ctx->vlan_present ? TAG : 0;
   desc->flags = VTAP_DESC_CSUM_PARTIAL;
-  desc->csum_start =
-      (__u16)(skb->csum_start - (__u32)((__u64)skb->data - (__u64)skb->head) + shift);
+  desc->csum_start = (__u16)(csum_start(skb) + (ctx->vlan_present ? TAG : 0));
   desc->csum_offset = skb->csum_offset;
+}
+
+enum { TCP_CSUM_AT = 16, TCP_OFFSET_AT = 12, UDP_HLEN = 8, USUAL_HEADERS = 66 };
+
+/* Bytes of a super-packet that each of its segments has. Its checksum is unfinished, as its sender
+ * cannot know those of the segments; so csum_start is where the L4 header begins. */
+static __always_inline __u32 segment_headers(vtap_ctx* ctx) {
+  if (!bpf_cast_to_kern_ctx) return USUAL_HEADERS;
+  struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
+  __u32 l4 = csum_start(skb);
+  __u8 offset;
+  if (skb->csum_offset != TCP_CSUM_AT) return l4 + UDP_HLEN;
+  if (bpf_skb_load_bytes(ctx, l4 + TCP_OFFSET_AT, &offset, sizeof(offset))) return USUAL_HEADERS;
+  return l4 + (offset >> 4) * 4;
+}
+
+/* Frames that this skb is on the wire. What a virtual machine sends has no number of segments yet:
+ * the kernel does not believe the guest, and counts when it cuts (qdisc_pkt_len_init()). */
+static __always_inline __u32 wire_frames(vtap_ctx* ctx) {
+  __u32 size = ctx->gso_size;
+  if (!size) return 1;
+  if (ctx->gso_segs) return ctx->gso_segs;
+  __u32 headers = segment_headers(ctx);
+  return ctx->len > headers ? (ctx->len - headers + size - 1) / size : 1;
 }
 
 static __always_inline int original(struct vtap_port_counters* count, bool matched, __u32 frames) {
@@ -82,7 +109,7 @@ int vtap_tap_tc(struct __sk_buff* skb) {
                                            : TC_ACT_UNSPEC;
   struct vtap_port_counters* count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
   __u32 length = skb->len + (skb->vlan_present ? TAG : 0);
-  __u32 frames = skb->gso_size && skb->gso_segs ? skb->gso_segs : 1;
+  __u32 frames = wire_frames(skb);
   count->rx_frames += frames;
   count->rx_bytes += length;
   if (!selected(skb, cpu, length, count)) return original(count, false, frames);

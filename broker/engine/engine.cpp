@@ -288,9 +288,7 @@ Result<void> Engine::engage() {
       }
     }
   }
-  for (const auto& port : taps_) {
-    if (auto done = port->check_output(); !done) return done;
-  }
+  for (const auto& port : taps_) port->warn_of_output();
   for (const auto& port : taps_) {
     if (auto done = port->engage(); !done) return done;
   }

@@ -52,21 +52,6 @@ vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
   return config;
 }
 
-/// A veth takes redirected frames only while its peer polls (an XDP program, or GRO on); otherwise
-/// XDP would lose every original without a trace.
-Result<void> check_takes_redirects(const std::string& port) {
-  const auto link = host::find_link(port);
-  if (!link) return link.error();
-  if (link.value().kind != "veth" || !link.value().xdp_features ||
-      (*link.value().xdp_features & host::xdp_act::ndo_xmit) != 0) {
-    return {};
-  }
-  return Error{"port " + port +
-                   " takes no redirected frames: the peer of a veth must have GRO on (ethtool -K "
-                   "PEER gro on) or an XDP program; or write hook = \"tc\", capture = \"tee\"",
-               ErrorKind::unsupported};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, const plan::Plan& plan,
@@ -113,9 +98,15 @@ Result<void> TapPort::attach() {
   return {};
 }
 
-Result<void> TapPort::check_output() const {
-  if (hook_ == host::Hook::tc || !place_.output) return {};
-  return check_takes_redirects(place_.output->name);
+void TapPort::warn_of_output() const {
+  if (hook_ == host::Hook::tc || !place_.output) return;
+  const auto features = host::xdp_features(place_.output->ifindex);
+  if (!features || (*features & host::xdp_act::ndo_xmit) != 0) return;
+  spdlog::warn(
+      "port {} takes no frames that XDP redirects: originals to it are lost (and counted as "
+      "not_passed.tx_failed) until it does. The peer of a veth must have GRO on (ethtool -K PEER "
+      "gro on) or an XDP program; or write hook = \"tc\" and capture = \"tee\"",
+      place_.output->name);
 }
 
 }  // namespace vtap::engine

@@ -37,8 +37,9 @@ class TapPort {
 
   /// Attaches the stub, which is a wire until engage().
   Result<void> attach();
-  /// Once all stubs are attached: the other port must take what XDP redirects to it.
-  [[nodiscard]] Result<void> check_output() const;
+  /// Once all stubs are attached: logs if the other port would not take what XDP redirects to it. A
+  /// veth does so only while its peer polls (an XDP program, or GRO on), which may still change.
+  void warn_of_output() const;
   Result<void> engage() { return programs_.engage(); }
   Result<void> disengage() { return programs_.disengage(); }
 

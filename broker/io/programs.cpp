@@ -28,8 +28,8 @@ using StubTc = Skeleton<stub_tc_bpf, stub_tc_bpf__destroy>;
 using MonitorObject = Skeleton<monitor_bpf, monitor_bpf__destroy>;
 using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 
-constexpr std::array kClassMaps = {"vectors", "fields",    "hosts4", "prefixes4",
-                                   "hosts6",  "prefixes6", "macs"};
+constexpr std::array kClassMaps = {"vectors",      "fields", "hosts4",    "trie4",
+                                   "trie4_blocks", "hosts6", "prefixes6", "macs"};
 
 Result<UniqueFd> create_class_map(bpf_map_type type, const char* name, std::size_t key_size,
                                   std::size_t value_size, std::size_t entries) {
@@ -56,6 +56,17 @@ Result<UniqueFd> load_entries(bpf_map_type type, const char* name, const Entries
   if (!map) return map;
   for (const auto& [key, number] : entries) {
     if (auto done = put(*map, name, &key, &number); !done) return done.error();
+  }
+  return map;
+}
+
+/// An array with the elements as its values.
+template <typename Element>
+Result<UniqueFd> load_elements(const char* name, const std::vector<Element>& elements) {
+  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, name, sizeof(std::uint32_t), sizeof(Element),
+                              elements.size());
+  for (std::uint32_t i = 0; map && i < elements.size(); ++i) {
+    if (auto done = put(*map, name, &i, &elements[i]); !done) return done.error();
   }
   return map;
 }
@@ -131,7 +142,8 @@ Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
   const auto trie = BPF_MAP_TYPE_LPM_TRIE;
   for (auto& done : {keep("vectors", load_vectors(tables)), keep("fields", load_fields(tables)),
                      keep("hosts4", load_entries(hash, "hosts4", tables.hosts4)),
-                     keep("prefixes4", load_entries(trie, "prefixes4", tables.prefixes4)),
+                     keep("trie4", load_elements("trie4", tables.trie4)),
+                     keep("trie4_blocks", load_elements("trie4_blocks", tables.trie4_blocks)),
                      keep("hosts6", load_entries(hash, "hosts6", tables.hosts6)),
                      keep("prefixes6", load_entries(trie, "prefixes6", tables.prefixes6)),
                      keep("macs", load_entries(hash, "macs", tables.macs))}) {

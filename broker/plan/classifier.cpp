@@ -65,7 +65,6 @@ Classifier::Classifier(const Tables& tables)
       hosts4_(tables.hosts4.size()),
       hosts6_(tables.hosts6.size()),
       macs_(tables.macs.size()),
-      prefixes4_(tables.config.default_addr),
       prefixes6_(tables.config.default_addr) {
   for (const auto& [address, number] : tables.hosts4)
     hosts4_.insert(load<std::uint32_t>(address.data()), number);
@@ -73,7 +72,6 @@ Classifier::Classifier(const Tables& tables)
     hosts6_.insert(load<Key128>(address.data()), number);
   for (const auto& [mac, number] : tables.macs)
     macs_.insert(load<std::uint64_t>(mac.data()), number);
-  insert_all(prefixes4_, tables.prefixes4);
   insert_all(prefixes6_, tables.prefixes6);
 }
 
@@ -142,8 +140,12 @@ void Classifier::select_fields(Selected& to, const vtap_key& key) const noexcept
 std::uint32_t Classifier::class_of_address(const std::uint8_t* address,
                                            std::uint8_t family) const noexcept {
   if (family == VTAP_L3_IPV4) {
-    const std::uint32_t found = hosts4_.find(load<std::uint32_t>(address));
-    return found != hosts4_.kAbsent ? found : prefixes4_.find(address);
+    if ((tables_.config.dims & VTAP_DIM_HOST4) != 0) {
+      const std::uint32_t found = hosts4_.find(load<std::uint32_t>(address));
+      if (found != hosts4_.kAbsent) return found;
+    }
+    return tables_.trie4.empty() ? tables_.config.default_addr
+                                 : find_trie4(tables_.trie4.front(), tables_.trie4_blocks, address);
   }
   if (family == VTAP_L3_IPV6) {
     const std::uint32_t found = hosts6_.find(load<Key128>(address));

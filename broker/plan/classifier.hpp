@@ -7,6 +7,7 @@
 #include "plan/hash_table.hpp"
 #include "plan/plan.hpp"
 #include "plan/prefix_trie.hpp"
+#include "plan/trie4.hpp"
 
 namespace vtap::plan {
 
@@ -60,7 +61,6 @@ class Classifier {
   HashTable<std::uint64_t> hosts4_;
   HashTable<Key128> hosts6_;
   HashTable<std::uint64_t> macs_;
-  PrefixTrie prefixes4_;
   PrefixTrie prefixes6_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "plan/layout.hpp"
 #include "plan/plan.hpp"
+#include "plan/trie4.hpp"
 #include "plan/vector_pool.hpp"
 
 namespace vtap::plan {
@@ -253,27 +254,47 @@ class Compiler {
       }
     }
     tables_.config.default_addr = pool_.add(base);
-    compile_family<vtap_lpm4_key>(std::move(entries[0]), base, tables_.hosts4, tables_.prefixes4);
-    compile_family<vtap_lpm6_key>(std::move(entries[1]), base, tables_.hosts6, tables_.prefixes6);
+    compile_ipv4(std::move(entries[0]), base);
+    compile_ipv6(std::move(entries[1]), base);
     tables_.config.dims |= (tables_.hosts4.empty() ? 0 : VTAP_DIM_HOST4) |
-                           (tables_.prefixes4.empty() ? 0 : VTAP_DIM_LPM4) |
+                           (tables_.trie4.empty() ? 0 : VTAP_DIM_TRIE4) |
                            (tables_.hosts6.empty() ? 0 : VTAP_DIM_HOST6) |
                            (tables_.prefixes6.empty() ? 0 : VTAP_DIM_LPM6);
   }
 
-  template <typename LpmKey, typename Hosts, typename Prefixes>
-  void compile_family(std::vector<Entry>&& entries, const Vector& base, Hosts& hosts,
-                      Prefixes& prefixes) {
-    constexpr std::size_t size = sizeof(LpmKey::addr);
+  /// Prefixes go into the trie, and so do exact addresses while they are few: a block of the trie
+  /// is a kilobyte.
+  void compile_ipv4(std::vector<Entry>&& entries, const Vector& base) {
+    std::vector<Prefix4> hosts;
+    std::vector<Prefix4> prefixes;
     compile_entries(std::move(entries), base, [&](const Entry& entry, std::uint32_t number) {
-      if (entry.length == size * 8) {
-        hosts.emplace_back().second = number;
-        std::memcpy(hosts.back().first.data(), entry.bytes.data(), size);
-      } else {
-        prefixes.emplace_back().second = number;
-        prefixes.back().first.prefixlen = entry.length;
-        std::memcpy(prefixes.back().first.addr, entry.bytes.data(), size);
+      Prefix4 prefix;
+      prefix.length = static_cast<std::uint8_t>(entry.length);
+      prefix.number = number;
+      std::memcpy(prefix.bytes.data(), entry.bytes.data(), prefix.bytes.size());
+      (entry.length == 32 ? hosts : prefixes).push_back(prefix);
+    });
+    if (hosts.size() > VTAP_TRIE4_MAX_HOSTS) {
+      for (const Prefix4& host : hosts) tables_.hosts4.emplace_back(host.bytes, host.number);
+    } else {
+      prefixes.insert(prefixes.end(), hosts.begin(), hosts.end());
+    }
+    if (prefixes.empty()) return;
+    Trie4 trie = build_trie4(std::move(prefixes), tables_.config.default_addr);
+    tables_.trie4 = std::move(trie.root);
+    tables_.trie4_blocks = std::move(trie.blocks);
+  }
+
+  void compile_ipv6(std::vector<Entry>&& entries, const Vector& base) {
+    compile_entries(std::move(entries), base, [&](const Entry& entry, std::uint32_t number) {
+      if (entry.length == 128) {
+        tables_.hosts6.emplace_back(entry.bytes, number);
+        return;
       }
+      vtap_lpm6_key key{};
+      key.prefixlen = entry.length;
+      std::memcpy(key.addr, entry.bytes.data(), sizeof(key.addr));
+      tables_.prefixes6.emplace_back(key, number);
     });
   }
 

@@ -25,9 +25,11 @@ struct Tables {
   /// Vector c occupies words [c * stride, (c + 1) * stride), stride = match_words + except_words
   /// (the seg_top vector uses only the first match_words).
   std::vector<std::uint64_t> vectors;
-  std::unique_ptr<vtap_fields> fields;                                        ///< never null
-  std::vector<std::pair<std::array<std::uint8_t, 4>, std::uint32_t>> hosts4;  ///< address, class
-  std::vector<std::pair<vtap_lpm4_key, std::uint32_t>> prefixes4;
+  std::unique_ptr<vtap_fields> fields;  ///< never null
+  std::vector<std::pair<std::array<std::uint8_t, 4>, std::uint32_t>>
+      hosts4;                          ///< those that are hashed: address, class
+  std::vector<vtap_trie4_root> trie4;  ///< one; none when nothing is in it
+  std::vector<vtap_trie4_block> trie4_blocks;
   std::vector<std::pair<Address6, std::uint32_t>> hosts6;
   std::vector<std::pair<vtap_lpm6_key, std::uint32_t>> prefixes6;
   std::vector<std::pair<std::array<std::uint8_t, 8>, std::uint32_t>> macs;  ///< six bytes, two zero

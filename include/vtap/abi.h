@@ -89,8 +89,8 @@ enum {
 /* Dimensions that at least one rule of the plan uses; the others are skipped. The two-ended ones
  * have a bit per end, so that a plan of `dst` rules never looks at a source. */
 enum {
-  VTAP_DIM_HOST4 = 1 << 0, /* which of the address maps have entries */
-  VTAP_DIM_LPM4 = 1 << 1,
+  VTAP_DIM_HOST4 = 1 << 0, /* exact IPv4 addresses, hashed */
+  VTAP_DIM_TRIE4 = 1 << 1, /* IPv4 prefixes, and exact addresses if they are few */
   VTAP_DIM_HOST6 = 1 << 2,
   VTAP_DIM_LPM6 = 1 << 3,
   VTAP_DIM_PROTO = 1 << 4,
@@ -126,10 +126,26 @@ struct vtap_fields {
   __u16 fragment[8];
 };
 
-struct vtap_lpm4_key {
-  __u32 prefixlen;
-  __u8 addr[4];
+/*
+ * Class of every IPv4 address: a trie with steps of 16, 8 and 8 bits, in two arrays. An entry is a
+ * class, or VTAP_TRIE4_BLOCK and the number of a block for the next eight bits. At most three
+ * dependent reads, no hashing, and no lookup call in BPF.
+ */
+enum {
+  VTAP_TRIE4_ROOT = 65536,    /* entries of the root: the address's first two bytes */
+  VTAP_TRIE4_FAN_OUT = 256,   /* entries of a block */
+  VTAP_TRIE4_BLOCK = 1 << 30, /* flag of an entry */
+  VTAP_TRIE4_MAX_HOSTS =
+      16384, /* exact addresses in the trie; when there are more, they are hashed */
 };
+
+struct vtap_trie4_root {
+  __u32 entry[VTAP_TRIE4_ROOT];
+};
+struct vtap_trie4_block {
+  __u32 entry[VTAP_TRIE4_FAN_OUT];
+};
+
 struct vtap_lpm6_key {
   __u32 prefixlen;
   __u8 addr[16];

@@ -214,8 +214,10 @@ VTAP_INLINE __u32 vtap_extension_length(__u8 type, const unsigned char* ext) {
 
 VTAP_INLINE void vtap_parse_ipv6(struct vtap_reader* r, __u32 at, struct vtap_key* key) {
   const unsigned char* ip;
-  __u32 i;
+  __u16 offset = 0; /* of a fragment; behind one that is not the first, all is payload */
+  __u8 fragment = 0;
   __u8 next;
+  __u32 i;
 
   if (!vtap_has(r, at, VTAP_IPV6_HLEN)) return;
   ip = vtap_at(r, at);
@@ -223,13 +225,12 @@ VTAP_INLINE void vtap_parse_ipv6(struct vtap_reader* r, __u32 at, struct vtap_ke
 
   key->family = VTAP_L3_IPV6;
   key->dscp = (__u8)((vtap_be16(ip) >> 6) & 0x3f); /* the upper six bits of the traffic class */
-  key->fragment = 0;
   vtap_copy(key->src, ip + 8, 16);
   vtap_copy(key->dst, ip + 24, 16);
 
   next = ip[6];
   at += VTAP_IPV6_HLEN;
-  for (i = 0; i < VTAP_MAX_EXT_HEADERS; i++) {
+  for (i = 0; i < VTAP_MAX_EXT_HEADERS && offset == 0; i++) {
     const unsigned char* ext;
     __u8 type = next;
 
@@ -237,16 +238,15 @@ VTAP_INLINE void vtap_parse_ipv6(struct vtap_reader* r, __u32 at, struct vtap_ke
     ext = vtap_at(r, at);
     next = ext[0];
     if (type == VTAP_PROTO_FRAGMENT) {
-      key->fragment = 1;
-      if (vtap_be16(ext + 2) >> 3) { /* not the first: what follows is payload */
-        key->proto = next;
-        return;
-      }
+      fragment = 1;
+      offset = vtap_be16(ext + 2) >> 3;
     }
     at += vtap_extension_length(type, ext);
   }
+  key->fragment = fragment;
   key->proto = next;
-  vtap_parse_l4(r, at, key); /* finds nothing where an extension header ended the walk */
+  /* Finds nothing where an extension header ended the walk. */
+  if (offset == 0) vtap_parse_l4(r, at, key);
 }
 
 /*

@@ -7,8 +7,10 @@
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_packet.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -89,12 +91,33 @@ int Sender::send(const Bytes& frame) const {
   return ::send(plain_.get(), frame.data(), frame.size(), 0) < 0 ? errno : 0;
 }
 
-int Sender::send(const Offload& offload, const Bytes& frame) const {
+namespace {
+
+int write_both(int fd, const Offload& offload, const Bytes& frame) {
   std::array<iovec, 2> parts{
       iovec{const_cast<Offload*>(&offload), sizeof(offload)},
       iovec{const_cast<std::uint8_t*>(frame.data()), frame.size()},
   };
-  return ::writev(offloading_.get(), parts.data(), parts.size()) < 0 ? errno : 0;
+  return ::writev(fd, parts.data(), parts.size()) < 0 ? errno : 0;
+}
+
+}  // namespace
+
+int Sender::send(const Offload& offload, const Bytes& frame) const {
+  return write_both(offloading_.get(), offload, frame);
+}
+
+VmPort::VmPort(const std::string& name) : guest_(::open("/dev/net/tun", O_RDWR | O_CLOEXEC)) {
+  ifreq request{};
+  name.copy(request.ifr_name, sizeof(request.ifr_name) - 1);
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  if (!guest_ || ::ioctl(guest_.get(), TUNSETIFF, &request) != 0) fail("/dev/net/tun");
+  command("ip link set " + name + " up");
+  ifindex_ = index_of(name);
+}
+
+int VmPort::send(const Offload& offload, const Bytes& frame) const {
+  return write_both(guest_.get(), offload, frame);
 }
 
 void attach_native_xdp(int ifindex, int program_fd) {

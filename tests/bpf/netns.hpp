@@ -59,6 +59,18 @@ class Sender {
   UniqueFd plain_, offloading_;
 };
 
+/// The port of a virtual machine: a tap device with the machine's end of it, offloads allowed.
+class VmPort {
+ public:
+  explicit VmPort(const std::string& name);
+  [[nodiscard]] int ifindex() const { return ifindex_; }
+  int send(const Offload& offload, const Bytes& frame) const;
+
+ private:
+  UniqueFd guest_;
+  int ifindex_ = 0;
+};
+
 void attach_native_xdp(int ifindex, int program_fd);
 void attach_tc_ingress(int ifindex, int program_fd);
 

@@ -230,5 +230,25 @@ TEST_F(Skb, SuperPacketsCountAsTheirSegments) {
   expect_ledgers(tee_->counters());
 }
 
+TEST_F(Skb, SuperPacketsOfAVirtualMachineCountAsTheirSegments) {
+  // What comes out of a guest is not trusted: its number of segments is not filled in.
+  const VmPort vm("vm");
+  const Compiled plan(one_policy());
+  vtap_port_config config = constants(plan.tables, 0, *tee_);
+  config.mode = VTAP_MODE_SPAN;
+  Tap programs(ProgramHook::tc, config, *tee_, plan);
+  attach_tc_ingress(vm.ifindex(), programs.programs().plan_fd());
+  std::uint64_t frames = 0;
+  for (std::uint32_t tags = 0; tags <= 2; ++tags) {
+    const Unfinished packet(tags, 6, 3500);
+    ASSERT_EQ(vm.send(packet.offload(1000), packet.frame), 0);
+    frames += 4;
+    EXPECT_TRUE(eventually([&] { return tee_->counters().rx_frames == frames; }))
+        << tee_->counters().rx_frames << " with " << tags << " tags";
+  }
+  EXPECT_EQ(tee_->counters().super_packet, frames);
+  expect_ledgers(tee_->counters());
+}
+
 }  // namespace
 }  // namespace vtap::test

@@ -13,6 +13,9 @@ using V6 = FrameBuilder::Ipv6;
 
 constexpr std::uint64_t kGapUs = 10;
 
+template <typename T>
+using list = std::initializer_list<T>;
+
 /// Odd frames of every kind; a runt of no bytes does not travel.
 Frames odd(std::uint64_t seed, std::size_t n) {
   Frames frames = corpus(seed, n);
@@ -49,8 +52,8 @@ Bytes tcp(const V4& ip, std::uint16_t sport, std::uint16_t dport, std::uint8_t f
 
 Frames addresses() {
   Frames frames;
-  for (const std::uint8_t net : {0, 1, 2}) {
-    for (const std::uint8_t host : {1, 2, 3}) {
+  for (const std::uint8_t net : list<std::uint8_t>({0, 1, 2})) {
+    for (const std::uint8_t host : list<std::uint8_t>({1, 2, 3})) {
       frames.push_back(udp({.src = {10, 0, net, host}, .dst = {192, 0, net, 5}}, 1000, 53));
       frames.push_back(udp({.src = {192, 0, net, 5}, .dst = {10, 0, net, host}}, 53, 1000));
       V6 ip;
@@ -68,12 +71,14 @@ Frames addresses() {
 
 Frames ports() {
   Frames frames;
-  for (const std::uint16_t port : {22, 53, 79, 80, 81, 443, 7999, 8000, 8050, 8100, 8101}) {
+  for (const std::uint16_t port :
+       list<std::uint16_t>({22, 53, 79, 80, 81, 443, 7999, 8000, 8050, 8100, 8101})) {
     frames.push_back(tcp({}, 40000, port, 0x02));
     frames.push_back(tcp({}, port, 40000, 0x12));
     frames.push_back(udp({}, 40000, port));
   }
-  for (const std::uint8_t flags : {0x00, 0x02, 0x10, 0x12, 0x18, 0x11, 0x04, 0xff}) {
+  for (const std::uint8_t flags :
+       list<std::uint8_t>({0x00, 0x02, 0x10, 0x12, 0x18, 0x11, 0x04, 0xff})) {
     frames.push_back(tcp({}, 1, 2, flags));
   }
   add(frames, odd(2, 150));
@@ -110,7 +115,7 @@ Frames tags_and_fragments() {
   frames.push_back(tagged({{100, 0x88a8}, {10, 0x8100}}));
   frames.push_back(tagged({{10, 0x8100}, {100, 0x8100}}));
   frames.push_back(tagged({{100, 0x88a8}, {10, 0x8100}, {11, 0x8100}}));  // ethertype 0x8100
-  for (const std::uint16_t offset : {0, 1, 185}) {
+  for (const std::uint16_t offset : list<std::uint16_t>({0, 1, 185})) {
     for (const bool more : {false, true}) {
       V4 ip4;
       ip4.offset = offset;
@@ -128,7 +133,7 @@ Frames tags_and_fragments() {
                            .build());
     }
   }
-  for (const std::uint8_t words : {0, 3, 100}) {
+  for (const std::uint8_t words : list<std::uint8_t>({0, 3, 100})) {
     frames.push_back(FrameBuilder()
                          .ethernet()
                          .type(0x86dd)
@@ -146,8 +151,8 @@ Frames tags_and_fragments() {
 
 Frames excepted() {
   Frames frames;
-  for (const std::uint8_t host : {1, 2, 3, 4}) {
-    for (const std::uint16_t port : {22, 53, 443}) {
+  for (const std::uint8_t host : list<std::uint8_t>({1, 2, 3, 4})) {
+    for (const std::uint16_t port : list<std::uint16_t>({22, 53, 443})) {
       frames.push_back(udp({.src = {10, 0, 0, host}}, 5000, port));
       frames.push_back(tcp({.src = {10, 0, 1, host}}, 5000, port, 0x18, 40));
       frames.push_back(tcp({.dst = {10, 0, 1, host}}, port, 5000, 0x18, 40));

@@ -84,9 +84,9 @@ TEST(Plan, DimensionsAreThoseInUse) {
   const auto ends = [](std::uint32_t end, std::uint32_t dim) { return end << dim; };
   EXPECT_EQ(dims({}), 0U);
   EXPECT_EQ(dims({.src = {v4(10, 0, 0, 1, 32)}}),
-            VTAP_DIM_HOST4 | ends(VTAP_ENDS_SRC, VTAP_DIM_ADDR));
+            VTAP_DIM_TRIE4 | ends(VTAP_ENDS_SRC, VTAP_DIM_ADDR));
   EXPECT_EQ(dims({.dst = {v4(10, 0, 0, 0, 24)}}),
-            VTAP_DIM_LPM4 | ends(VTAP_ENDS_DST, VTAP_DIM_ADDR));
+            VTAP_DIM_TRIE4 | ends(VTAP_ENDS_DST, VTAP_DIM_ADDR));
   EXPECT_EQ(dims({.host = {v6(1, 128), v6(0, 64)}}),
             VTAP_DIM_HOST6 | VTAP_DIM_LPM6 | ends(VTAP_ENDS_EITHER, VTAP_DIM_ADDR));
   EXPECT_EQ(dims({.src_port = {{1, 2}}, .port = {{1, 2}}}),
@@ -106,8 +106,9 @@ TEST(Plan, FullLengthPrefixesAreHosts) {
   const Tables tables =
       tables_of(config_of({{{.src = {v4(10, 0, 0, 1, 32), v4(10, 0, 0, 0, 31), v6(1, 128)}}},
                            {{.dst = {v4(10, 0, 0, 1, 32), v6(0, 127), v6(0, 0)}}}}));
-  EXPECT_EQ(tables.hosts4.size(), 1U);
-  EXPECT_EQ(tables.prefixes4.size(), 1U);
+  EXPECT_TRUE(tables.hosts4.empty());  // few: in the trie
+  EXPECT_EQ(tables.trie4.size(), 1U);
+  EXPECT_EQ(tables.trie4_blocks.size(), 2U);
   EXPECT_EQ(tables.hosts6.size(), 1U);
   EXPECT_EQ(tables.prefixes6.size(), 2U);
 }
@@ -116,11 +117,11 @@ TEST(Plan, EqualVectorsAreStoredOnce) {
   std::vector<Prefix> hosts;
   for (int i = 0; i < 250; ++i) hosts.push_back(v4(10, 0, 0, static_cast<std::uint8_t>(i), 32));
   const Tables tables = tables_of(config_of({{{.host = hosts}}}));
-  EXPECT_EQ(tables.hosts4.size(), 250U);
   EXPECT_LT(tables.vector_count(), 15U);
-  std::set<std::uint32_t> classes;
-  for (const auto& [host, number] : tables.hosts4) classes.insert(number);
-  EXPECT_EQ(classes.size(), 1U);
+  ASSERT_EQ(tables.trie4_blocks.size(), 2U);
+  const auto& block = tables.trie4_blocks[1].entry;
+  const std::set<std::uint32_t> classes(std::begin(block), std::end(block));
+  EXPECT_EQ(classes.size(), 2U);  // the 250 hosts and the six addresses beside them
 }
 
 TEST(Plan, SegmentsDoNotStraddleWords) {
