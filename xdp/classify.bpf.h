@@ -85,6 +85,11 @@ enum {
  * index below a constant to it. The counts are 64 bits wide because it forgets a narrower constant
  * when the compiler spills another value into the same eight bytes of stack. */
 struct vtap_selected {
+  /* Narrow plans, of one word: no vector is kept, its word is ANDed at once. */
+  __u64 rules;
+  __u64 excepted;
+  const __u64* pending; /* source end of an `either` pair */
+  /* Wide plans. */
   __u64 count;
   __u64 either_count;
   const __u64* all[1 + 2 * VTAP_TWO_ENDED + VTAP_ONE_ENDED]; /* ANDed, the tap's among them */
@@ -161,95 +166,120 @@ static __always_inline __u32 vtap_class_of_mac(const __u8* mac, __u8 valid) {
   return found ? *found : config.classes.default_mac;
 }
 
-/* The select functions append vectors. False: a vector is missing, which no plan does; it is the
- * verifier that asks. */
-static __always_inline bool vtap_select(struct vtap_selected* to, __u32 number) {
+/* The select functions take the vectors that the frame's values stand for. `narrow` is a constant
+ * at every call. False: a vector is missing, which no plan does; it is the verifier that asks. */
+static __always_inline bool vtap_select(struct vtap_selected* to, __u32 number, bool narrow) {
   const __u64* vector = vtap_vector(number);
 
-  if (vector) to->all[to->count++] = vector;
-  return vector;
+  if (!vector) return false;
+  if (narrow) {
+    to->rules &= vector[0];
+    if (config.classes.except_words) to->excepted &= vector[1];
+  } else {
+    to->all[to->count++] = vector;
+  }
+  return true;
+}
+
+/* The two ends of an `either` key come in the order source, destination. */
+static __always_inline bool vtap_select_either(struct vtap_selected* to, __u32 number, __u32 as,
+                                               bool narrow) {
+  const __u64* vector = vtap_vector(number + VTAP_AS_EITHER);
+
+  if (!vector) return false;
+  if (!narrow) {
+    to->either[to->either_count++] = vector;
+  } else if (as == VTAP_AS_SRC) {
+    to->pending = vector;
+  } else {
+    to->rules &= to->pending[0] | vector[0];
+    if (config.classes.except_words) to->excepted &= to->pending[1] | vector[1];
+  }
+  return true;
 }
 
 /* One end of a two-ended dimension whose value there is of class `number`. */
 static __always_inline bool vtap_select_end(struct vtap_selected* to, __u32 number, __u32 dim,
-                                            __u32 as) {
-  const __u64* either;
-
-  if (vtap_uses((1u << as) << dim) && !vtap_select(to, number + as)) return false;
-  if (!vtap_uses((__u32)VTAP_ENDS_EITHER << dim)) return true;
-  either = vtap_vector(number + VTAP_AS_EITHER);
-  if (either) to->either[to->either_count++] = either;
-  return either;
+                                            __u32 as, bool narrow) {
+  if (vtap_uses((1u << as) << dim) && !vtap_select(to, number + as, narrow)) return false;
+  return !vtap_uses((__u32)VTAP_ENDS_EITHER << dim) || vtap_select_either(to, number, as, narrow);
 }
 
 static __always_inline bool vtap_select_addresses(struct vtap_selected* to,
-                                                  const struct vtap_key* key) {
+                                                  const struct vtap_key* key, bool narrow) {
   const __u32 dim = VTAP_DIM_ADDR;
 
   if (vtap_uses_end(dim, VTAP_AS_SRC) &&
-      !vtap_select_end(to, vtap_class_of_address(key->src, key->family), dim, VTAP_AS_SRC))
+      !vtap_select_end(to, vtap_class_of_address(key->src, key->family), dim, VTAP_AS_SRC, narrow))
     return false;
   if (vtap_uses_end(dim, VTAP_AS_DST) &&
-      !vtap_select_end(to, vtap_class_of_address(key->dst, key->family), dim, VTAP_AS_DST))
+      !vtap_select_end(to, vtap_class_of_address(key->dst, key->family), dim, VTAP_AS_DST, narrow))
     return false;
   return true;
 }
 
 static __always_inline bool vtap_select_ports(struct vtap_selected* to, const struct vtap_key* key,
-                                              const struct vtap_fields* class_of) {
+                                              const struct vtap_fields* class_of, bool narrow) {
   const __u32 dim = VTAP_DIM_PORT;
   const __u16* port = class_of->port;
 
   if (vtap_uses_end(dim, VTAP_AS_SRC) &&
-      !vtap_select_end(to, port[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC))
+      !vtap_select_end(to, port[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC, narrow))
     return false;
   if (vtap_uses_end(dim, VTAP_AS_DST) &&
-      !vtap_select_end(to, port[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST))
+      !vtap_select_end(to, port[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST, narrow))
     return false;
   return true;
 }
 
-static __always_inline bool vtap_select_macs(struct vtap_selected* to, const struct vtap_key* key) {
+static __always_inline bool vtap_select_macs(struct vtap_selected* to, const struct vtap_key* key,
+                                             bool narrow) {
   const __u32 dim = VTAP_DIM_MAC;
 
   if (vtap_uses_end(dim, VTAP_AS_SRC) &&
-      !vtap_select_end(to, vtap_class_of_mac(key->smac, key->mac), dim, VTAP_AS_SRC))
+      !vtap_select_end(to, vtap_class_of_mac(key->smac, key->mac), dim, VTAP_AS_SRC, narrow))
     return false;
   if (vtap_uses_end(dim, VTAP_AS_DST) &&
-      !vtap_select_end(to, vtap_class_of_mac(key->dmac, key->mac), dim, VTAP_AS_DST))
+      !vtap_select_end(to, vtap_class_of_mac(key->dmac, key->mac), dim, VTAP_AS_DST, narrow))
     return false;
   return true;
 }
 
 static __always_inline bool vtap_select_field(struct vtap_selected* to, __u32 dim,
-                                              const __u16* class_of, __u32 value, __u32 max) {
-  return !vtap_uses(dim) || vtap_select(to, class_of[vtap_at_most(value, max)]);
+                                              const __u16* class_of, __u32 value, __u32 max,
+                                              bool narrow) {
+  return !vtap_uses(dim) || vtap_select(to, class_of[vtap_at_most(value, max)], narrow);
 }
 
 static __always_inline bool vtap_select_fields(struct vtap_selected* to, const struct vtap_key* key,
-                                               const struct vtap_fields* f) {
-  return vtap_select_field(to, VTAP_DIM_PROTO, f->proto, key->proto, VTAP_NO_PROTO) &&
-         vtap_select_field(to, VTAP_DIM_VLAN, f->vlan, key->vlan, VTAP_NO_VLAN) &&
-         vtap_select_field(to, VTAP_DIM_INNER_VLAN, f->inner_vlan, key->inner_vlan, VTAP_NO_VLAN) &&
-         vtap_select_field(to, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype,
-                           VTAP_NO_ETHERTYPE) &&
-         vtap_select_field(to, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags,
-                           VTAP_NO_TCP_FLAGS) &&
-         vtap_select_field(to, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP) &&
-         vtap_select_field(to, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT) &&
-         vtap_select_field(to, VTAP_DIM_LENGTH, f->length, key->length, VTAP_MAX_LENGTH);
+                                               const struct vtap_fields* f, bool narrow) {
+  return vtap_select_field(to, VTAP_DIM_PROTO, f->proto, key->proto, VTAP_NO_PROTO, narrow) &&
+         vtap_select_field(to, VTAP_DIM_VLAN, f->vlan, key->vlan, VTAP_NO_VLAN, narrow) &&
+         vtap_select_field(to, VTAP_DIM_INNER_VLAN, f->inner_vlan, key->inner_vlan, VTAP_NO_VLAN,
+                           narrow) &&
+         vtap_select_field(to, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype, VTAP_NO_ETHERTYPE,
+                           narrow) &&
+         vtap_select_field(to, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags, VTAP_NO_TCP_FLAGS,
+                           narrow) &&
+         vtap_select_field(to, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP, narrow) &&
+         vtap_select_field(to, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT,
+                           narrow) &&
+         vtap_select_field(to, VTAP_DIM_LENGTH, f->length, key->length, VTAP_MAX_LENGTH, narrow);
 }
 
-static __always_inline bool vtap_select_all(struct vtap_selected* to, const struct vtap_key* key) {
+static __always_inline bool vtap_select_all(struct vtap_selected* to, const struct vtap_key* key,
+                                            bool narrow) {
   const struct vtap_fields* class_of;
   __u32 zero = 0;
 
+  to->rules = ~0ull;
+  to->excepted = ~0ull;
   to->count = 0;
   to->either_count = 0;
   class_of = bpf_map_lookup_elem(&fields, &zero);
-  return class_of && vtap_select(to, config.tap_class) && vtap_select_addresses(to, key) &&
-         vtap_select_ports(to, key, class_of) && vtap_select_macs(to, key) &&
-         vtap_select_fields(to, key, class_of);
+  return class_of && vtap_select(to, config.tap_class, narrow) &&
+         vtap_select_addresses(to, key, narrow) && vtap_select_ports(to, key, class_of, narrow) &&
+         vtap_select_macs(to, key, narrow) && vtap_select_fields(to, key, class_of, narrow);
 }
 
 /* Some words of a set of rules, in registers. Taking several on one walk over the vectors, and none
@@ -310,6 +340,15 @@ static __always_inline bool vtap_block_wanted(const struct vtap_selected* select
   return policies;
 }
 
+/* The same for plans of one word, which most are: all in registers. */
+static __always_inline bool vtap_wanted_narrow(const struct vtap_key* key, const __u64* tops) {
+  struct vtap_selected selected;
+
+  if (!vtap_select_all(&selected, key, true)) return false;
+  if (!selected.rules || !config.classes.except_words) return selected.rules;
+  return vtap_any(selected.rules, tops[0]) & ~vtap_any(selected.excepted, tops[0]);
+}
+
 /* Whether any policy of this tap takes the frame. */
 static __noinline bool vtap_wanted(const struct vtap_key* key) {
   struct vtap_selected selected;
@@ -320,7 +359,9 @@ static __noinline bool vtap_wanted(const struct vtap_key* key) {
   if (config.match_none || config.classes.match_words == 0) return false;
 
   tops = vtap_vector(config.classes.seg_top_class);
-  if (!tops || !vtap_select_all(&selected, key)) return false;
+  if (!tops) return false;
+  if (config.classes.match_words == 1) return vtap_wanted_narrow(key, tops);
+  if (!vtap_select_all(&selected, key, false)) return false;
 
   for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
     __u64 match_words = config.classes.match_words;

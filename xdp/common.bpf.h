@@ -74,28 +74,34 @@ static __always_inline void ring_doorbell(struct vtap_cpu* cpu) {
   if (bell) bpf_ringbuf_output(bell, &number, sizeof(number), BPF_RB_FORCE_WAKEUP);
 }
 
+/* The other side's index, read anew if it has moved since `seen`. The plain look first: the line is
+ * the broker's, and an atomic would take it away for every frame while the broker has nothing new.
+ */
+static __always_inline __u32 read_again(__u32* index, __u32 seen) {
+  if (*(volatile __u32*)index == seen) return seen;
+  return __sync_fetch_and_add(index, 0);
+}
+
 /* A frame for a copy, and its memory; NULL when there is none, counted. The frame is only taken by
  * publish(): until then nothing has happened. */
 static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_counters* count,
                                         __u32* number) {
   if (cpu->free_cons == cpu->free_prod_seen) {
-    cpu->free_prod_seen = __sync_fetch_and_add(&cpu->free_prod, 0);
+    cpu->free_prod_seen = read_again(&cpu->free_prod, cpu->free_prod_seen);
     if (cpu->free_cons == cpu->free_prod_seen) {
       count->no_free_frame++;
       return NULL;
     }
   }
   if (cpu->desc_prod - cpu->desc_cons_seen >= VTAP_RING_SLOTS) {
-    cpu->desc_cons_seen = __sync_fetch_and_add(&cpu->desc_cons, 0);
+    cpu->desc_cons_seen = read_again(&cpu->desc_cons, cpu->desc_cons_seen);
     if (cpu->desc_prod - cpu->desc_cons_seen >= VTAP_RING_SLOTS) {
       count->ring_full++;
       return NULL;
     }
   }
   *number = cpu->free_ring[cpu->free_cons & (VTAP_RING_SLOTS - 1)];
-  __u8* frame = bpf_map_lookup_elem(&umem, number);
-  if (!frame) count->copy_failed++; /* no frame of ours has this number */
-  return frame;
+  return bpf_map_lookup_elem(&umem, number);
 }
 
 /* Hands a filled frame to the broker. The exchange is a full barrier: the descriptor and the bytes
