@@ -266,9 +266,7 @@ Result<void> serve(config::Config config) {
   return ended;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int main_or_throw(int argc, char** argv) {
   CLI::App app{"Software TAP and packet broker: copies chosen packets to monitors."};
   std::string file;
   bool only_check = false;
@@ -290,4 +288,15 @@ int main(int argc, char** argv) {
   auto served = serve(std::move(*config));
   if (served) return kClean;
   return fail(served.error());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return main_or_throw(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "vtap-broker: " << error.what() << '\n';
+    return kRuntime;
+  }
 }

@@ -101,7 +101,9 @@ static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_c
     }
   }
   *number = cpu->free_ring[cpu->free_cons & (VTAP_RING_SLOTS - 1)];
-  return bpf_map_lookup_elem(&umem, number);
+  __u8* frame = bpf_map_lookup_elem(&umem, number);
+  if (!frame) count->copy_failed++; /* no frame of ours has this number */
+  return frame;
 }
 
 /* Hands a filled frame to the broker. The exchange is a full barrier: the descriptor and the bytes

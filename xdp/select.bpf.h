@@ -11,9 +11,9 @@
 
 enum { FIRST_LOOK = 128 }; /* bytes; enough for all but long chains of extension headers */
 
-static __noinline int parse_headers(struct vtap_cpu* cpu, __u32 avail, __u32 length,
-                                    struct vtap_key* key) {
-  return vtap_parse(cpu->headers, avail, length, key);
+__noinline int parse_headers(struct vtap_cpu* cpu, __u32 avail, __u32 length) {
+  if (!cpu) return VTAP_PARSE_DONE;
+  return vtap_parse(cpu->headers, avail, length, &cpu->key);
 }
 
 /* Whether some policy of this tap takes the frame of `length` wire bytes. */
@@ -21,21 +21,20 @@ static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 
                                      struct vtap_port_counters* count) {
   if (config.match_none || length == 0) return false;
   if (config.match_all) return true;
-  struct vtap_key key;
   __u32 avail = length < FIRST_LOOK ? length : FIRST_LOOK;
   if (load_wire(ctx, cpu->headers, bounded(avail, FIRST_LOOK))) {
     count->load_failed++;
     return false;
   }
-  if (parse_headers(cpu, avail, length, &key) == VTAP_PARSE_MORE) {
+  if (parse_headers(cpu, avail, length) == VTAP_PARSE_MORE) {
     avail = length < VTAP_WINDOW ? length : VTAP_WINDOW;
     if (load_wire(ctx, cpu->headers, bounded(avail, VTAP_WINDOW))) {
       count->load_failed++;
       return false;
     }
-    parse_headers(cpu, avail, length, &key);
+    parse_headers(cpu, avail, length);
   }
-  return vtap_wanted(&key);
+  return vtap_wanted(&cpu->key);
 }
 
 /* Copies the frame into the next UMEM frame and publishes it. What cannot be copied is counted. */

@@ -17,17 +17,17 @@ enum { MACS = 12, TAG = 4 }; /* bytes */
 
 static __always_inline int load_wire(vtap_ctx* skb, __u8* to, __u32 len) {
   if (!skb->vlan_present) return bpf_skb_load_bytes(skb, 0, to, len);
+  VTAP_OPAQUE(len);
   if (len <= MACS + TAG) return -1; /* cannot be: a tagged frame has its type behind the tag */
   __u16 tci = bpf_htons((__u16)skb->vlan_tci);
   __u16 tpid = (__u16)skb->vlan_proto; /* network order */
-  __u32 rest = len - MACS - TAG;
+  __u32 rest = len - MACS - TAG - 1;
   int error = bpf_skb_load_bytes(skb, 0, to, MACS);
   if (error) return error;
   __builtin_memcpy(to + MACS, &tpid, sizeof(tpid));
   __builtin_memcpy(to + MACS + 2, &tci, sizeof(tci));
   VTAP_OPAQUE(rest);
-  if (rest == 0 || rest > VTAP_MAX_FRAME_SIZE - MACS - TAG) return -1;
-  return bpf_skb_load_bytes(skb, MACS, to + MACS + TAG, rest);
+  return bpf_skb_load_bytes(skb, MACS, to + MACS + TAG, rest + 1);
 }
 
 #include "select.bpf.h"

@@ -281,8 +281,9 @@ namespace {
 /// Element of a per-CPU array, summed word by word.
 template <typename T>
 T sum_over_cpus(int map_fd, std::uint32_t key) {
-  static_assert(sizeof(T) % sizeof(std::uint64_t) == 0);
-  constexpr std::size_t words = sizeof(T) / sizeof(std::uint64_t);
+  constexpr std::size_t word = sizeof(std::uint64_t);
+  static_assert(sizeof(T) % word == 0);
+  constexpr std::size_t words = sizeof(T) / word;
   const auto cpus = possible_cpus();
   T sum{};
   if (!cpus) return sum;

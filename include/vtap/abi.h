@@ -226,6 +226,7 @@ struct vtap_cpu {
   __u32 free_ring[VTAP_RING_SLOTS]; /* frame numbers, broker to program */
   struct vtap_desc desc_ring[VTAP_RING_SLOTS];
   __u8 headers[VTAP_WINDOW + 64]; /* private to the programs: what the parser reads */
+  struct vtap_key key;            /* private to the programs */
 };
 
 /* What the raw tracepoints count of redirects that the kernel could not finish, per tap port from

@@ -75,16 +75,23 @@ enum {
  * of a number through spills and loops, and C++ has nothing to subtract. */
 struct vtap_reader {
   const unsigned char* buf;
-  __u32 avail; /* bytes in buf */
-  __u32 full;  /* bytes a whole window of this frame has */
-  int more;    /* something was wanted between avail and full */
+  __u32 avail;  /* bytes in buf */
+  __u32 length; /* bytes of the frame */
+  __u32 wanted; /* end of the read that failed, or 0; parsing a frame ends with the first */
 };
 
 /* Whether bytes [at, at + n) of the frame can be read, n > 0. */
 VTAP_INLINE int vtap_has(struct vtap_reader* r, __u32 at, __u32 n) {
   if (at + n <= r->avail) return 1;
-  if (at + n <= r->full) r->more = 1;
+  r->wanted = at + n;
   return 0;
+}
+
+/* Whether a larger offer would have had what was wanted. Asked once, at the end: were it part of
+ * vtap_has(), the verifier would walk the rest of the parser once for each answer. */
+VTAP_INLINE int vtap_more(const struct vtap_reader* r) {
+  if (r->wanted == 0 || r->wanted > r->length || r->wanted > VTAP_WINDOW) return VTAP_PARSE_DONE;
+  return VTAP_PARSE_MORE;
 }
 
 /* Where the bytes are that vtap_has() found. */
@@ -100,12 +107,13 @@ VTAP_INLINE const unsigned char* vtap_at(const struct vtap_reader* r, __u32 at) 
 }
 
 /* The same position, but the verifier no longer knows how it came about. Else it walks everything
- * behind once more for every value that `at` may have: twice the work at load time. */
+ * behind once more for every value that `at` may have, tags or none. `length` serves as a number it
+ * knows nothing of. */
 VTAP_INLINE __u32 vtap_forget(const struct vtap_reader* r, __u32 at) {
 #ifdef __bpf__
-  at -= r->full;
+  at -= r->length;
   asm volatile("" : "+r"(at));
-  at += r->full;
+  at += r->length;
 #else
   (void)r;
 #endif
@@ -264,11 +272,11 @@ VTAP_INLINE int vtap_parse(const unsigned char* buf, __u32 avail, __u32 length,
 
   r.buf = buf;
   r.avail = avail;
-  r.full = length < VTAP_WINDOW ? length : (__u32)VTAP_WINDOW;
-  r.more = VTAP_PARSE_DONE;
+  r.length = length;
+  r.wanted = 0;
 
   vtap_key_clear(key, length);
-  if (!vtap_has(&r, 0, VTAP_ETH_HLEN)) return r.more;
+  if (!vtap_has(&r, 0, VTAP_ETH_HLEN)) return vtap_more(&r);
 
   eth = vtap_at(&r, 0);
   key->mac = 1;
@@ -284,7 +292,7 @@ VTAP_INLINE int vtap_parse(const unsigned char* buf, __u32 avail, __u32 length,
     vtap_parse_ipv4(&r, at, key);
   else if (type == VTAP_TYPE_IPV6)
     vtap_parse_ipv6(&r, at, key);
-  return r.more;
+  return vtap_more(&r);
 }
 
 #endif

@@ -88,11 +88,15 @@ TEST_P(ObjectCode, IndexesOfTheOtherSideAreReadByAFetchingOperation) {
     // Clang turns "add nothing" into "or nothing".
     EXPECT_TRUE(operation == (BPF_ADD | BPF_FETCH) || operation == (BPF_OR | BPF_FETCH))
         << operation;
-    for (const bpf_insn& insn : code_) {
-      EXPECT_FALSE(insn.code == (BPF_LDX | BPF_MEM | BPF_W) && insn.off == code_[found[0]].off &&
-                   insn.src_reg == code_[found[0]].dst_reg)
-          << "a plain read beside it";
+    // A plain look before it may say that there is nothing new, and no more.
+    std::vector<std::size_t> looks;
+    for (std::size_t i = 0; i < code_.size(); ++i) {
+      if (code_[i].code == (BPF_LDX | BPF_MEM | BPF_W) && code_[i].off == code_[found[0]].off &&
+          code_[i].src_reg == code_[found[0]].dst_reg)
+        looks.push_back(i);
     }
+    EXPECT_LE(looks.size(), 1U);
+    for (const std::size_t look : looks) EXPECT_LT(look, found[0]);
   }
 }
 

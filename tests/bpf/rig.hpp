@@ -94,6 +94,10 @@ std::ostream& operator<<(std::ostream& to, Fate fate);
 Fate run_program(int program_fd, io::ProgramHook hook, const Bytes& frame,
                  const __sk_buff* skb = nullptr);
 
+/// Frames that an XDP program gets as if they had arrived on that device, 64 per poll, and whose
+/// verdicts are carried out.
+void run_live(int program_fd, int ifindex, const Bytes& frame, std::uint32_t frames);
+
 const char* name_of(io::ProgramHook hook);
 
 /// Tables of a config in user space and in the kernel.

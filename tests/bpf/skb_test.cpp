@@ -240,7 +240,7 @@ TEST_F(Skb, SuperPacketsOfAVirtualMachineCountAsTheirSegments) {
   attach_tc_ingress(vm.ifindex(), programs.programs().plan_fd());
   std::uint64_t frames = 0;
   for (std::uint32_t tags = 0; tags <= 2; ++tags) {
-    const Unfinished packet(tags, 6, 3500);
+    const Unfinished packet(tags, 6, 4000);  // not a byte more than four hold
     ASSERT_EQ(vm.send(packet.offload(1000), packet.frame), 0);
     frames += 4;
     EXPECT_TRUE(eventually([&] { return tee_->counters().rx_frames == frames; }))

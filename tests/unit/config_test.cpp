@@ -240,8 +240,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "ingress, egress, both"},
         Refusal{
             "InlineDirection",
-            tap("name = \"t\"\nmode = \"inline\"\nports = [\"a\", \"b\"]\ndirection = \"egress\""), 5,
-            13, "only a host tap"},
+            tap("name = \"t\"\nmode = \"inline\"\nports = [\"a\", \"b\"]\ndirection = \"egress\""),
+            5, 13, "only a host tap"},
         Refusal{"HostUnmatched",
                 tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\ndirection = \"ingress\"\n"
                     "unmatched = \"drop\""),

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "support/frames.hpp"
+#include "support/threads.hpp"
 
 namespace vtap::test {
 namespace {
@@ -177,6 +178,28 @@ TEST(Meter, AHugeBurstAtALowRateIsNoOverflow) {
   for (int i = 0; i < 100; ++i) ASSERT_EQ(meter.conforming(burst.all(), burst, 0), burst.all());
 }
 
+/// Time stands still: no more passes than what the bucket held.
+TEST(Meter, NoTokenIsTakenTwice) {
+  constexpr std::uint64_t kTokens = 2'000'000;
+  constexpr std::uint32_t kThreads = 2;
+  Meter meter(packets_meter(1000, kTokens));
+  std::atomic<std::uint32_t> ready{0};
+  std::atomic<std::uint64_t> passed{0};
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < kThreads; ++t) {
+    threads.push_back(thread_on(t, [&] {
+      const Burst burst = burst_of(1, 64);
+      std::uint64_t mine = 0;
+      ++ready;
+      while (ready < kThreads) std::this_thread::yield();
+      while (meter.conforming(1, burst, 0) != 0) ++mine;
+      passed += mine;
+    }));
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(passed, kTokens);
+}
+
 /// Real threads, virtual time: each burst moves the one clock.
 TEST(Meter, ThreadsShareOneRate) {
   constexpr std::uint64_t kRate = 100'000'000 / 8;  // bytes per second
@@ -186,7 +209,7 @@ TEST(Meter, ThreadsShareOneRate) {
   std::atomic<std::uint64_t> passed{0};
   std::vector<std::thread> threads;
   for (std::uint32_t t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] {
+    threads.push_back(thread_on(t, [&, t] {
       Random random(t);
       std::uint64_t mine = 0;
       while (true) {
@@ -196,7 +219,7 @@ TEST(Meter, ThreadsShareOneRate) {
         mine += amount(meter.conforming(burst.all(), burst, now), burst).bytes;
       }
       passed += mine;
-    });
+    }));
   }
   for (auto& thread : threads) thread.join();
   expect_within_2_percent(passed, kRate * 10);

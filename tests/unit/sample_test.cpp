@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "support/frames.hpp"
+#include "support/threads.hpp"
 
 namespace vtap::test {
 namespace {
@@ -53,29 +54,27 @@ TEST(OneIn, TakesTheFirstThenEachNthAcrossBursts) {
 
 TEST(OneIn, IsExactOverAllThreads) {
   constexpr std::uint64_t kN = 7;
-  constexpr int kThreads = 4;
-  constexpr int kRounds = 20'000;
+  constexpr std::uint64_t kThreads = 2;
+  constexpr std::uint64_t kRounds = 1'000'000;
+  constexpr FrameSet kFrames = 0b1011;
   Sampler sampler = one_in(kN);
-  std::atomic<std::uint64_t> offered{0};
+  std::atomic<std::uint64_t> ready{0};
   std::atomic<std::uint64_t> chosen{0};
   std::vector<std::thread> threads;
-  for (int t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] {
-      Random random(static_cast<std::uint64_t>(t));
+  for (unsigned t = 0; t < kThreads; ++t) {
+    threads.push_back(thread_on(t, [&] {
       const Burst burst;
       std::uint64_t mine = 0;
-      std::uint64_t taken = 0;
-      for (int round = 0; round < kRounds; ++round) {
-        const FrameSet frames = random.below(~0U);
-        mine += count(frames);
-        taken += count(sampler.chosen(frames, burst));
+      ++ready;
+      while (ready < kThreads) std::this_thread::yield();
+      for (std::uint64_t round = 0; round < kRounds; ++round) {
+        mine += count(sampler.chosen(kFrames, burst));
       }
-      offered += mine;
-      chosen += taken;
-    });
+      chosen += mine;
+    }));
   }
   for (auto& thread : threads) thread.join();
-  EXPECT_EQ(chosen, (offered + kN - 1) / kN);
+  EXPECT_EQ(chosen, (kThreads * kRounds * count(kFrames) + kN - 1) / kN);
 }
 
 /// A packet and the answer to it.

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "io/tee.hpp"
 #include "support/frames.hpp"
 #include "support/memory_broker.hpp"
+#include "support/threads.hpp"
 #include "worker/crossing.hpp"
 
 namespace vtap::test {
@@ -98,6 +100,8 @@ TEST(Crossing, PairsOfWorkersDoNotMix) {
 /// for a while, as a ring does, and sends them home.
 class Lending : public testing::Test {
  protected:
+  Lending() { pin_to_cpu(0); }
+
   static constexpr std::uint32_t kFrames = 512;
   static constexpr std::uint32_t kTargets = 2;
   static constexpr std::uint64_t kMarks = 60'000;
@@ -173,7 +177,7 @@ class Lending : public testing::Test {
 };
 
 TEST_F(Lending, FramesCrossInOrderAndComeHome) {
-  std::thread user([this] { use(); });
+  std::thread user = thread_on(1, [this] { use(); });
   lend();
   user.join();
   EXPECT_EQ(received_, posted_);
@@ -217,10 +221,14 @@ class FakeProgram {
 
   static constexpr std::uint8_t kPort = 3;
 
+  /// How often it rang.
+  [[nodiscard]] std::uint64_t rings() const { return rings_; }
+
  private:
   void ring_doorbell() {
     if (__atomic_load_n(&cpu_.sleeping, __ATOMIC_SEQ_CST) == 0) return;
     if (__atomic_exchange_n(&cpu_.sleeping, 0, __ATOMIC_SEQ_CST) == 0) return;
+    ++rings_;
     const std::uint64_t one = 1;
     EXPECT_EQ(write(doorbell_, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
   }
@@ -228,12 +236,14 @@ class FakeProgram {
   vtap_cpu& cpu_;
   UmemView umem_;
   int doorbell_;
+  std::uint64_t rings_ = 0;
 };
 
 class Tee : public testing::Test {
  protected:
   static constexpr std::uint32_t kFrames = 16384;
 
+  Tee() { pin_to_cpu(0); }
   ~Tee() override { close(doorbell_); }
 
   std::vector<vtap_cpu*> rings(std::size_t count) {
@@ -336,7 +346,7 @@ TEST_F(Tee, NothingIsLostBetweenTheThreads) {
   constexpr std::uint64_t kCopies = 400'000;
   {
     io::TeeSource source(rings(1), umem_.view(), pool_, 512);
-    std::thread program([this] {
+    std::thread program = thread_on(1, [this] {
       FakeProgram fake(*cpus_[0], umem_.view(), doorbell_);
       for (std::uint64_t mark = 1; mark <= kCopies;) {
         if (fake.copy(mark)) {
@@ -362,14 +372,61 @@ TEST_F(Tee, NothingIsLostBetweenTheThreads) {
   }
 }
 
+/// Worker and program start together, round by round: one falls asleep, the other copies a frame.
+/// Whichever comes second must see the first.
+TEST_F(Tee, ASleeperOrItsProgramSeesTheOther) {
+  constexpr std::uint64_t kRounds = 300'000;
+  io::TeeSource source(rings(1), umem_.view(), pool_, 512);
+  FakeProgram fake(*cpus_[0], umem_.view(), doorbell_);
+  std::atomic<std::uint64_t> round{0};
+  std::atomic<std::uint64_t> copied{0};
+  std::atomic<bool> done{false};
+  const auto await = [](const std::atomic<std::uint64_t>& value, std::uint64_t target,
+                        const std::atomic<bool>& stop) {
+    for (int spins = 0; value < target && !stop; ++spins) {
+      if (spins > 1000) relax();
+    }
+  };
+  std::thread program = thread_on(1, [&] {
+    for (std::uint64_t mark = 1; !done; ++mark) {
+      await(round, mark, done);
+      if (done) break;
+      fake.copy(mark);
+      copied = mark;
+    }
+  });
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(3);
+  std::uint64_t asleep = 0;
+  std::uint64_t lost = 0;
+  std::uint64_t rings = 0;
+  std::uint64_t rounds = 0;
+  while (rounds < kRounds && std::chrono::steady_clock::now() < end) {
+    round = ++rounds;
+    // The two paths are not equally long: shifts them against each other.
+    for (volatile std::uint64_t spin = rounds % 64; spin > 0;) spin = spin - 1;
+    const bool sleeps = source.prepare_sleep();
+    await(copied, rounds, done);
+    const bool rang = fake.rings() != rings;
+    rings = fake.rings();
+    asleep += sleeps ? 1 : 0;
+    lost += sleeps && !rang ? 1 : 0;
+    source.wake();
+    ASSERT_EQ(receive(source), std::vector{rounds});
+  }
+  done = true;
+  program.join();
+  EXPECT_EQ(lost, 0U) << "slept in " << asleep << " of " << rounds << " rounds";
+  EXPECT_GT(asleep, 0U);
+}
+
 /// The program copies one frame at the very moment at which the worker goes to sleep, again and
 /// again: a wakeup that got lost leaves the worker waiting.
 TEST_F(Tee, NoWakeupIsLost) {
-  constexpr std::uint64_t kCopies = 200'000;
+  constexpr std::uint64_t kCopies = 50'000;
   io::TeeSource source(rings(2), umem_.view(), pool_, 512);
   std::atomic<std::uint64_t> received{0};
   std::atomic<bool> give_up{false};
-  std::thread program([&] {
+  std::thread program = thread_on(1, [&] {
     FakeProgram fake(*cpus_[1], umem_.view(), doorbell_);
     Random random(1);
     for (std::uint64_t mark = 1; mark <= kCopies && !give_up; ++mark) {

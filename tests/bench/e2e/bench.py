@@ -379,7 +379,7 @@ class Ratio:
     what: str  # "originals" or "copies"
     name: str
     base: str
-    target: float | None  # at 64 bytes (issue 2); None: for information
+    target: float | None  # at 64 bytes (the design); None: for information
 
 
 RATIOS = [
