@@ -265,13 +265,11 @@ Result<void> Engine::start_workers() {
   return {};
 }
 
-/// A monitor that cannot be served now does not keep the taps from starting, unless its port is
-/// unusable for good.
+/// A monitor whose port does not carry yet is served when it does.
 Result<void> Engine::open_monitors() {
   for (std::uint32_t i = 0; i < monitors_.size(); ++i) {
     const host::Link& link = resolved_.monitors[i].link;
     if (auto done = monitors_[i]->bring_up(link); !done) return done;
-    if (!link.ready()) monitors_[i]->take_down();
   }
   return {};
 }

@@ -31,7 +31,7 @@ Result<void> MonitorPort::bring_up(const host::Link& link) {
     if (port_) forget();
     if (auto done = claim(link); !done) return done;
   }
-  return open_sockets(link);
+  return link.ready() ? open_sockets(link) : Result<void>{};
 }
 
 Result<void> MonitorPort::claim(const host::Link& link) {

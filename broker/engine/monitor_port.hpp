@@ -24,7 +24,7 @@ class MonitorPort {
               std::uint32_t target, std::vector<worker::Worker*> queues, std::uint32_t ring_size,
               pipeline::UmemView umem);
 
-  /// The port is there and carries: claims it, drops what arrives on it, opens a TX socket per
+  /// The port is there: claims it and drops what arrives on it; if it carries, opens a TX socket per
   /// owning worker and hands them over. No change if it is up already.
   Result<void> bring_up(const host::Link& link);
   /// Takes the sockets away and the frames back. No change if it is down already.

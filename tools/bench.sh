@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds and runs the benchmarks; nothing here decides whether a change may land.
+#
+#   sudo tools/bench.sh [ROUNDS]     default 5; results as docs/performance.md shows them
+#
+# Run it on a machine that does nothing else, and read the ratios.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+rounds=${1:-5}
+tools/setup.sh --test
+cmake --preset bench >/dev/null
+cmake --build --preset bench
+echo "== the pipeline, memory to memory"
+build/bench/tests/bench/pipeline_bench
+echo "== end to end, $rounds rounds, $(uname -r), $(nproc) CPUs"
+tests/bench/e2e/bench.py --build-dir build/bench --rounds "$rounds"
