@@ -344,10 +344,13 @@ void Engine::follow_monitor(MonitorPort& monitor, const std::vector<host::Link>&
   if (was_up && !monitor.up()) spdlog::warn("monitor port {} is down", monitor.name());
   if (link == links.end() || !link->ready() || monitor.up()) return;
   if (auto done = monitor.bring_up(*link); !done) {
-    spdlog::warn("monitor port {} cannot be used: {}; trying again", monitor.name(),
-                 done.error().message);
+    if (monitor.is_news(done.error().message)) {
+      spdlog::warn("monitor port {} cannot be used, trying again: {}", monitor.name(),
+                   done.error().message);
+    }
     return;
   }
+  monitor.is_news("");
   spdlog::info("monitor port {} is up", monitor.name());
 }
 

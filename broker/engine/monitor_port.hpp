@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "config/config.hpp"
@@ -24,14 +25,18 @@ class MonitorPort {
               std::uint32_t target, std::vector<worker::Worker*> queues, std::uint32_t ring_size,
               pipeline::UmemView umem);
 
-  /// The port is there: claims it and drops what arrives on it; if it carries, opens a TX socket per
-  /// owning worker and hands them over. No change if it is up already.
+  /// The port is there: claims it and drops what arrives on it; if it carries, opens a TX socket
+  /// per owning worker and hands them over. No change if it is up already.
   Result<void> bring_up(const host::Link& link);
   /// Takes the sockets away and the frames back. No change if it is down already.
   void take_down();
   /// As take_down(), and the device is gone: nothing on it is to be restored.
   void forget();
 
+  /// Whether this trouble is another than last time; what is tried every second is logged once.
+  bool is_news(const std::string& trouble) {
+    return std::exchange(last_trouble_, trouble) != trouble;
+  }
   [[nodiscard]] bool up() const noexcept { return !sockets_.empty(); }
   [[nodiscard]] int ifindex() const noexcept { return port_ ? port_->link().ifindex : 0; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
@@ -61,6 +66,7 @@ class MonitorPort {
   std::optional<host::Port> port_;
   std::optional<io::MonitorProgram> program_;
   std::vector<std::unique_ptr<io::XskSocket>> sockets_;  ///< by owner; empty: down
+  std::string last_trouble_;
   bool ours_before_ = false;
   std::uint64_t drops_before_ = 0;     ///< the device's counter when it became ours
   std::uint64_t drops_of_others_ = 0;  ///< of devices that are gone
