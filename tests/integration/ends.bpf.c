@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the stack of an end does where the kernel has no 802.1Q devices: tags beside the packet,
 // made and eaten at TC. And an XDP program that is somebody else's.
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
 
 #define ETH_P_8021Q 0x8100
 #define ETH_P_8021AD 0x88a8
