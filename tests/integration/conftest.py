@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import pathlib
 import signal
 import sys
 
@@ -21,6 +23,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.geteuid() == 0:
         _one_run_at_a_time()
         laboratory.remove_stale()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_directories_of_iproute2():
+    """`ip link ... xdp obj` and `tc ... obj` leave directories for pinned maps on bpffs."""
+    bpffs = pathlib.Path("/sys/fs/bpf")
+    made = [name for name in ("ip", "xdp", "tc/globals", "tc")
+            if not os.path.lexists(bpffs / name)]
+    yield
+    for path in (bpffs / name for name in made):
+        with contextlib.suppress(OSError):  # never made, or somebody uses it
+            path.unlink() if path.is_symlink() else path.rmdir()
 
 
 def _one_run_at_a_time() -> None:
