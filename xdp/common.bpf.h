@@ -2,7 +2,7 @@
 /*
  * What the tap programs of both hooks share: the constants of the port, the maps, and the way a
  * copy goes into a tee ring. The including file gives the hook's context type and, behind this
- * header, load_bytes().
+ * header, load_wire().
  */
 #ifndef VTAP_COMMON_BPF_H
 #define VTAP_COMMON_BPF_H
