@@ -46,6 +46,7 @@ static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 lengt
   }
   __u8* frame = next_frame(cpu, count, &desc->frame);
   if (!frame) return;
+  desc->time = bpf_ktime_get_ns();
   if (load_wire(ctx, frame, bounded(length, config.frame_size))) {
     count->copy_failed++;
     return;

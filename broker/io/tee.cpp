@@ -8,6 +8,7 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
+#include <limits>
 
 #include "pipeline/checksum.hpp"
 
@@ -117,6 +118,7 @@ TeeSource::TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView ume
                      pipeline::FramePool& pool, std::uint32_t budget)
     : umem_(umem), pool_(pool), budget_(budget) {
   for (vtap_cpu* ring : rings) rings_.push_back({ring});
+  waiting_.reserve(rings_.size());
   share_out();
   refill();
 }
@@ -135,25 +137,46 @@ void TeeSource::share_out() noexcept {
       std::clamp<std::uint32_t>(rest / std::max(active, 1U), idle_share_, VTAP_RING_SLOTS);
 }
 
-void TeeSource::receive(pipeline::Burst& burst) noexcept {
-  for (std::size_t i = 0; i < rings_.size() && !burst.full(); ++i) {
-    take(rings_[next_], burst);
-    next_ = next_ + 1 == rings_.size() ? 0 : next_ + 1;
+void TeeSource::receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept {
+  waiting_.clear();
+  for (Ring& ring : rings_) {
+    ring.desc_prod = load_acquire(ring.shared->desc_prod);
+    if (ring.desc_prod != ring.desc_cons) waiting_.push_back(&ring);
   }
+  const std::uint64_t horizon =
+      rings_.size() > 1 ? now_ns : std::numeric_limits<std::uint64_t>::max();
+  std::size_t left = waiting_.size();
+  while (left > 0 && !burst.full()) {
+    // The ring with the oldest copy goes first, as far as the oldest of the others.
+    std::size_t first = 0;
+    std::uint64_t until = horizon;
+    for (std::size_t i = 1; i < left; ++i) {
+      const std::uint64_t time = waiting_[i]->head().time;
+      const std::uint64_t oldest = waiting_[first]->head().time;
+      if (time < oldest) first = i;
+      until = std::min(until, std::max(time, oldest));
+    }
+    Ring& ring = *waiting_[first];
+    if (ring.head().time > horizon) break;
+    take(ring, burst, until);
+    if (ring.desc_cons == ring.desc_prod) std::swap(waiting_[first], waiting_[--left]);
+  }
+  for (Ring* ring : waiting_) settle(*ring);
 }
 
-void TeeSource::take(Ring& ring, pipeline::Burst& burst) noexcept {
-  const std::uint32_t ready = load_acquire(ring.shared->desc_prod) - ring.desc_cons;
-  if (ready == 0) return;
-  const std::uint32_t room = pipeline::Burst::kCapacity - burst.size;
-  const std::uint32_t count = std::min(ready, room);
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const vtap_desc& desc = ring.shared->desc_ring[(ring.desc_cons + i) & (VTAP_RING_SLOTS - 1)];
+void TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns) noexcept {
+  while (ring.desc_cons != ring.desc_prod && !burst.full()) {
+    const vtap_desc& desc = ring.head();
+    if (desc.time > until_ns) return;
     const auto address = umem_.start(pipeline::FrameNumber{desc.frame});
     if (desc.flags != 0) finish_checksum(desc, umem_.at(address));
     burst.push(address, desc.len, desc.port);
+    ++ring.desc_cons;
   }
-  ring.desc_cons += count;
+}
+
+/// Gives the slots back of what receive() took, and frames for it.
+void TeeSource::settle(Ring& ring) noexcept {
   store_release(ring.shared->desc_cons, ring.desc_cons);
   if (!ring.active) {
     ring.active = true;

@@ -83,8 +83,11 @@ class TeeSource {
   TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem, pipeline::FramePool& pool,
             std::uint32_t budget);
 
-  /// Appends copies to the burst while there is room, and replaces the frames they came in.
-  void receive(pipeline::Burst& burst) noexcept;
+  /// Appends copies to the burst while there is room, in the order of their making, whichever CPUs
+  /// made them, and replaces the frames they came in. `now_ns`: CLOCK_MONOTONIC, read before this
+  /// call; with several rings, younger copies wait for the next one, as an older one may just have
+  /// come into a ring that was looked at already.
+  void receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept;
 
   /// Gives free frames to CPUs that have fewer than their share.
   void refill() noexcept;
@@ -101,18 +104,24 @@ class TeeSource {
   struct Ring {
     vtap_cpu* shared;
     std::uint32_t desc_cons = 0;
+    std::uint32_t desc_prod = 0;  ///< as far as this call looks
     std::uint32_t free_prod = 0;
     bool active = false;  ///< has delivered: gets a deep share of frames
+    [[nodiscard]] const vtap_desc& head() const noexcept {
+      return shared->desc_ring[desc_cons & (VTAP_RING_SLOTS - 1)];
+    }
   };
-  void take(Ring& ring, pipeline::Burst& burst) noexcept;
+  /// Takes copies of one ring that are not younger than `until_ns`.
+  void take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns) noexcept;
+  void settle(Ring& ring) noexcept;
   void refill(Ring& ring) noexcept;
   void share_out() noexcept;
   [[nodiscard]] static std::uint32_t frames_out(const Ring& ring) noexcept;
 
   std::vector<Ring> rings_;
+  std::vector<Ring*> waiting_;  ///< rings with copies, during receive()
   pipeline::UmemView umem_;
   pipeline::FramePool& pool_;
-  std::size_t next_ = 0;  ///< ring that is looked at first
   std::uint32_t budget_;
   std::uint32_t active_share_ = 0;
   std::uint32_t idle_share_ = 0;

@@ -270,7 +270,7 @@ bool Worker::serve(Source& source) noexcept {
 
 bool Worker::serve_tee() noexcept {
   burst_.size = 0;
-  tee_.receive(burst_);
+  tee_.receive(burst_, now_ns_);
   if (burst_.size == 0) {
     tee_.refill();
     return false;

@@ -171,6 +171,7 @@ enum {
 
 /* One copy on its way to the broker. */
 struct vtap_desc {
+  __u64 time;        /* of the copy, CLOCK_MONOTONIC ns: the order of copies made by several CPUs */
   __u32 frame;       /* number of the UMEM frame; the copy starts at its first byte */
   __u32 generation;  /* of the plan that selected it */
   __u16 len;         /* bytes */

@@ -114,7 +114,7 @@ TEST_P(DoorbellTest, WorksWithTheWorkersEndOfTheRing) {
   EXPECT_EQ(listener.heard(), 0U) << "a refused sleep must leave no flag behind";
 
   pipeline::Burst burst;
-  source.receive(burst);
+  source.receive(burst, kAllOfThem);
   ASSERT_EQ(burst.size, 3U);
   EXPECT_EQ(pool.available() + source.frames_out() + burst.size, pool.total());
   EXPECT_TRUE(source.prepare_sleep());

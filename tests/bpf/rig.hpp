@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@
 namespace vtap::test {
 
 inline constexpr std::uint32_t kLeastFrame = 14;  ///< bytes that BPF_PROG_TEST_RUN asks for
+
+/// For TeeSource::receive(): whatever waits, however young.
+inline constexpr std::uint64_t kAllOfThem = std::numeric_limits<std::uint64_t>::max();
 
 /// Whether BPF_PROG_TEST_RUN takes this frame. At TC, newer kernels (6.18) want an IP header to be
 /// whole; skb_test.cpp sends what is cut off there over a veth.

@@ -192,7 +192,7 @@ TEST_F(Skb, UnfinishedChecksumsAreDescribedAndCompleted) {
         EXPECT_EQ(desc.csum_offset, packet.field - packet.l4);
       }
       pipeline::Burst burst;
-      source.receive(burst);
+      source.receive(burst, kAllOfThem);
       ASSERT_EQ(burst.size, 1U);
       const std::uint8_t* const start = umem.at(umem.start(pipeline::FrameNumber{desc.frame}));
       EXPECT_EQ(hex(Bytes(start, start + desc.len)), hex(packet.wire)) << tags << " tags";

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,6 +104,26 @@ def test_random_bytes(tapped: Tapped) -> None:
 def test_order_of_many(tapped: Tapped) -> None:
     tapped.carry_counted([packets.ip_frame("tcp", f"{n}".encode(), seq=7919 * n, sport=1 + n % 50)
                           for n in range(5000)])
+
+
+def test_order_when_the_sender_moves(tapped: Tapped) -> None:
+    """From CPU to CPU, in the middle of a flow: a tee has a ring for each of them."""
+    cpus = sorted(os.sched_getaffinity(0))
+    frames = [packets.ip_frame("udp", b"%d" % n) for n in range(2000)]
+
+    def moving() -> Iterator[bytes]:
+        for number, frame in enumerate(frames):
+            if number % 3 == 0:
+                os.sched_setaffinity(0, {cpus[number // 3 % len(cpus)]})
+            yield frame
+
+    try:
+        tapped.lab.left.send_all(moving())
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert_frames(frames, tapped.lab.right.receive(len(frames)), "originals")
+    for monitor in tapped.lab.monitors:
+        assert_frames(frames, monitor.receive(len(frames)), f"copies at {monitor}")
 
 
 def test_both_directions_at_once(tapped: Tapped) -> None:
