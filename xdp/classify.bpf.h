@@ -6,8 +6,8 @@
  *
  * The including program defines `const volatile struct vtap_port_config config` first. The
  * verifier knows its values, so whatever `dims` leaves out is removed as dead code at load time.
- * Before loading, the loader sizes every map (max_entries from the plan, at least 1) and gives
- * `vectors` a value of (match_words + except_words) * 8 bytes.
+ * Before loading, the loader sizes every map. Vectors and the IPv4 trie are one element each, whose
+ * size is in `config`: so they are looked up once a frame, and what follows is reading memory.
  */
 #ifndef VTAP_CLASSIFY_BPF_H
 #define VTAP_CLASSIFY_BPF_H
@@ -18,7 +18,9 @@
 #include <bpf/bpf_helpers.h>
 
 #include <vtap/abi.h>
+#include <vtap/parse.h>
 
+/* All vectors; room for config.classes.vectors of them. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, 1);
@@ -40,19 +42,13 @@ struct {
   __uint(value_size, sizeof(__u32));
 } hosts4 SEC(".maps");
 
+/* The root and, behind it, the blocks; room for config.classes.trie4_entries. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, 1);
-  __type(key, __u32);
-  __type(value, struct vtap_trie4_root);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, sizeof(struct vtap_trie4_root));
 } trie4 SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_ARRAY);
-  __uint(max_entries, 1);
-  __type(key, __u32);
-  __type(value, struct vtap_trie4_block);
-} trie4_blocks SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
@@ -96,15 +92,6 @@ struct vtap_selected {
   const __u64* either[2 * VTAP_TWO_ENDED];                   /* pairs: ORed, then ANDed */
 };
 
-/* Constants are read anew at each use: the compiler must not hoist tests of them into variables,
- * which it would spill in such a narrow way. */
-static __always_inline __u32 vtap_uses(__u32 dims) { return config.classes.dims & dims; }
-
-/* Whether the plan reads this end (VTAP_AS_SRC, VTAP_AS_DST) of a two-ended dimension. */
-static __always_inline __u32 vtap_uses_end(__u32 dim, __u32 as) {
-  return vtap_uses(((1u << as) | VTAP_ENDS_EITHER) << dim);
-}
-
 /* Index of a field array. The key holds nothing larger; the verifier wants to see it, and the empty
  * asm keeps the compiler from knowing it too well. */
 static __always_inline __u32 vtap_at_most(__u32 value, __u32 max) {
@@ -112,54 +99,89 @@ static __always_inline __u32 vtap_at_most(__u32 value, __u32 max) {
   return value > max ? max : value;
 }
 
-static __always_inline const __u64* vtap_vector(__u32 number) {
-  return bpf_map_lookup_elem(&vectors, &number);
+/* What is read of the plan for every frame. The numbers are 64 bits wide for the verifier's sake,
+ * as above. */
+struct vtap_tables {
+  __u64 dims;
+  __u64 mask;    /* of a vector's number */
+  __u64 stride;  /* words of a vector */
+  __u64 excepts; /* whether there are any */
+  const __u64* vectors;
+  const struct vtap_fields* class_of;
+  const __u32* trie4;
+};
+
+static __always_inline __u64 vtap_uses(const struct vtap_tables* tables, __u32 dims) {
+  return tables->dims & dims;
+}
+
+/* Whether the plan reads this end (VTAP_AS_SRC, VTAP_AS_DST) of a two-ended dimension. */
+static __always_inline __u64 vtap_uses_end(const struct vtap_tables* tables, __u32 dim, __u32 as) {
+  return vtap_uses(tables, ((1u << as) | VTAP_ENDS_EITHER) << dim);
+}
+
+/* False: a table is missing, which cannot be; it is the verifier that asks. */
+static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
+  __u32 zero = 0;
+
+  tables->dims = config.classes.dims;
+  tables->mask = config.classes.vectors - 1;
+  tables->stride = config.classes.match_words + config.classes.except_words;
+  tables->excepts = config.classes.except_words;
+  tables->vectors = bpf_map_lookup_elem(&vectors, &zero);
+  tables->class_of = bpf_map_lookup_elem(&fields, &zero);
+  tables->trie4 = bpf_map_lookup_elem(&trie4, &zero);
+  return tables->vectors && tables->class_of && tables->trie4;
+}
+
+/* A mask, not a comparison: that would double the states the verifier walks, vector by vector. */
+static __always_inline const __u64* vtap_vector(const struct vtap_tables* tables, __u32 number) {
+  return tables->vectors + (number & tables->mask) * tables->stride;
 }
 
 /* One step of eight bits; an entry that is a class already stays one. */
-static __always_inline __u32 vtap_trie4_step(__u32 entry, __u8 bits) {
-  const struct vtap_trie4_block* block;
-  __u32 number = entry & ~VTAP_TRIE4_BLOCK;
+static __always_inline __u32 vtap_trie4_step(const __u32* trie4_table, __u32 entry, __u8 bits) {
+  __u32 at = VTAP_TRIE4_ROOT + (entry & ~VTAP_TRIE4_BLOCK) * VTAP_TRIE4_FAN_OUT + bits;
 
-  if (!(entry & VTAP_TRIE4_BLOCK)) return entry;
-  block = bpf_map_lookup_elem(&trie4_blocks, &number);
-  return block ? block->entry[bits] : config.classes.default_addr;
+  return entry & VTAP_TRIE4_BLOCK ? trie4_table[at & (config.classes.trie4_entries - 1)] : entry;
 }
 
 /* Addresses are copied to the stack for a lookup: to vtap_wanted() the frame's key is memory of a
  * kind that helpers do not take as a map key (6.1). */
 
-static __always_inline __u32 vtap_class_of_ipv4(const __u8* addr) {
-  const struct vtap_trie4_root* root;
+static __always_inline __u32 vtap_class_of_ipv4(const struct vtap_tables* tables,
+                                                const __u8* addr) {
   const __u32* host = 0;
   __u8 key[4];
-  __u32 zero = 0;
   __u32 entry;
 
-  __builtin_memcpy(key, addr, sizeof(key));
-  if (vtap_uses(VTAP_DIM_HOST4)) host = bpf_map_lookup_elem(&hosts4, key);
+  if (vtap_uses(tables, VTAP_DIM_HOST4)) {
+    vtap_copy(key, addr, sizeof(key));
+    host = bpf_map_lookup_elem(&hosts4, key);
+  }
   if (host) return *host;
-  if (!vtap_uses(VTAP_DIM_TRIE4)) return config.classes.default_addr;
-  root = bpf_map_lookup_elem(&trie4, &zero);
-  if (!root) return config.classes.default_addr;
-  entry = root->entry[vtap_at_most(addr[0] << 8 | addr[1], VTAP_TRIE4_ROOT - 1)];
-  return vtap_trie4_step(vtap_trie4_step(entry, addr[2]), addr[3]);
+  if (!vtap_uses(tables, VTAP_DIM_TRIE4)) return config.classes.default_addr;
+  entry = tables->trie4[addr[0] << 8 | addr[1]];
+  entry = vtap_trie4_step(tables->trie4, entry, addr[2]);
+  return vtap_trie4_step(tables->trie4, entry, addr[3]);
 }
 
-static __always_inline __u32 vtap_class_of_ipv6(const __u8* addr) {
+static __always_inline __u32 vtap_class_of_ipv6(const struct vtap_tables* tables,
+                                                const __u8* addr) {
   struct vtap_lpm6_key key;
   const __u32* found = 0;
 
   key.prefixlen = 128;
-  __builtin_memcpy(key.addr, addr, sizeof(key.addr));
-  if (vtap_uses(VTAP_DIM_HOST6)) found = bpf_map_lookup_elem(&hosts6, key.addr);
-  if (!found && vtap_uses(VTAP_DIM_LPM6)) found = bpf_map_lookup_elem(&prefixes6, &key);
+  vtap_copy(key.addr, addr, sizeof(key.addr));
+  if (vtap_uses(tables, VTAP_DIM_HOST6)) found = bpf_map_lookup_elem(&hosts6, key.addr);
+  if (!found && vtap_uses(tables, VTAP_DIM_LPM6)) found = bpf_map_lookup_elem(&prefixes6, &key);
   return found ? *found : config.classes.default_addr;
 }
 
-static __always_inline __u32 vtap_class_of_address(const __u8* addr, __u8 family) {
-  if (family == VTAP_L3_IPV4) return vtap_class_of_ipv4(addr);
-  if (family == VTAP_L3_IPV6) return vtap_class_of_ipv6(addr);
+static __always_inline __u32 vtap_class_of_address(const struct vtap_tables* tables,
+                                                   const __u8* addr, __u8 family) {
+  if (family == VTAP_L3_IPV4) return vtap_class_of_ipv4(tables, addr);
+  if (family == VTAP_L3_IPV6) return vtap_class_of_ipv6(tables, addr);
   return config.classes.default_addr;
 }
 
@@ -167,125 +189,125 @@ static __always_inline __u32 vtap_class_of_mac(const __u8* mac, __u8 valid) {
   const __u32* found = 0;
   __u8 key[8];
 
-  __builtin_memcpy(key, mac, sizeof(key));
+  vtap_copy(key, mac, sizeof(key));
   if (valid) found = bpf_map_lookup_elem(&macs, key);
   return found ? *found : config.classes.default_mac;
 }
 
 /* The select functions take the vectors that the frame's values stand for. `narrow` is a constant
- * at every call. False: a vector is missing, which no plan does; it is the verifier that asks. */
-static __always_inline bool vtap_select(struct vtap_selected* to, __u32 number, bool narrow) {
-  const __u64* vector = vtap_vector(number);
+ * at every call. */
+static __always_inline void vtap_select(struct vtap_selected* to, const struct vtap_tables* tables,
+                                        __u32 number, bool narrow) {
+  const __u64* vector = vtap_vector(tables, number);
 
-  if (!vector) return false;
   if (narrow) {
     to->rules &= vector[0];
-    if (config.classes.except_words) to->excepted &= vector[1];
+    if (tables->excepts) to->excepted &= vector[1];
   } else {
     to->all[to->count++] = vector;
   }
-  return true;
 }
 
 /* The two ends of an `either` key come in the order source, destination. */
-static __always_inline bool vtap_select_either(struct vtap_selected* to, __u32 number, __u32 as,
-                                               bool narrow) {
-  const __u64* vector = vtap_vector(number + VTAP_AS_EITHER);
+static __always_inline void vtap_select_either(struct vtap_selected* to,
+                                               const struct vtap_tables* tables, __u32 number,
+                                               __u32 as, bool narrow) {
+  const __u64* vector = vtap_vector(tables, number + VTAP_AS_EITHER);
 
-  if (!vector) return false;
   if (!narrow) {
     to->either[to->either_count++] = vector;
   } else if (as == VTAP_AS_SRC) {
     to->pending = vector;
   } else {
     to->rules &= to->pending[0] | vector[0];
-    if (config.classes.except_words) to->excepted &= to->pending[1] | vector[1];
+    if (tables->excepts) to->excepted &= to->pending[1] | vector[1];
   }
-  return true;
 }
 
 /* One end of a two-ended dimension whose value there is of class `number`. */
-static __always_inline bool vtap_select_end(struct vtap_selected* to, __u32 number, __u32 dim,
-                                            __u32 as, bool narrow) {
-  if (vtap_uses((1u << as) << dim) && !vtap_select(to, number + as, narrow)) return false;
-  return !vtap_uses((__u32)VTAP_ENDS_EITHER << dim) || vtap_select_either(to, number, as, narrow);
+static __always_inline void vtap_select_end(struct vtap_selected* to,
+                                            const struct vtap_tables* tables, __u32 number,
+                                            __u32 dim, __u32 as, bool narrow) {
+  if (vtap_uses(tables, (1u << as) << dim)) vtap_select(to, tables, number + as, narrow);
+  if (vtap_uses(tables, (__u32)VTAP_ENDS_EITHER << dim))
+    vtap_select_either(to, tables, number, as, narrow);
 }
 
-static __always_inline bool vtap_select_addresses(struct vtap_selected* to,
+static __always_inline void vtap_select_addresses(struct vtap_selected* to,
+                                                  const struct vtap_tables* tables,
                                                   const struct vtap_key* key, bool narrow) {
   const __u32 dim = VTAP_DIM_ADDR;
 
-  if (vtap_uses_end(dim, VTAP_AS_SRC) &&
-      !vtap_select_end(to, vtap_class_of_address(key->src, key->family), dim, VTAP_AS_SRC, narrow))
-    return false;
-  if (vtap_uses_end(dim, VTAP_AS_DST) &&
-      !vtap_select_end(to, vtap_class_of_address(key->dst, key->family), dim, VTAP_AS_DST, narrow))
-    return false;
-  return true;
+  if (vtap_uses_end(tables, dim, VTAP_AS_SRC))
+    vtap_select_end(to, tables, vtap_class_of_address(tables, key->src, key->family), dim,
+                    VTAP_AS_SRC, narrow);
+  if (vtap_uses_end(tables, dim, VTAP_AS_DST))
+    vtap_select_end(to, tables, vtap_class_of_address(tables, key->dst, key->family), dim,
+                    VTAP_AS_DST, narrow);
 }
 
-static __always_inline bool vtap_select_ports(struct vtap_selected* to, const struct vtap_key* key,
-                                              const struct vtap_fields* class_of, bool narrow) {
+static __always_inline void vtap_select_ports(struct vtap_selected* to,
+                                              const struct vtap_tables* tables,
+                                              const struct vtap_key* key, bool narrow) {
   const __u32 dim = VTAP_DIM_PORT;
-  const __u16* port = class_of->port;
+  const __u16* class_of = tables->class_of->port;
 
-  if (vtap_uses_end(dim, VTAP_AS_SRC) &&
-      !vtap_select_end(to, port[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC, narrow))
-    return false;
-  if (vtap_uses_end(dim, VTAP_AS_DST) &&
-      !vtap_select_end(to, port[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST, narrow))
-    return false;
-  return true;
+  if (vtap_uses_end(tables, dim, VTAP_AS_SRC))
+    vtap_select_end(to, tables, class_of[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC,
+                    narrow);
+  if (vtap_uses_end(tables, dim, VTAP_AS_DST))
+    vtap_select_end(to, tables, class_of[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST,
+                    narrow);
 }
 
-static __always_inline bool vtap_select_macs(struct vtap_selected* to, const struct vtap_key* key,
-                                             bool narrow) {
+static __always_inline void vtap_select_macs(struct vtap_selected* to,
+                                             const struct vtap_tables* tables,
+                                             const struct vtap_key* key, bool narrow) {
   const __u32 dim = VTAP_DIM_MAC;
 
-  if (vtap_uses_end(dim, VTAP_AS_SRC) &&
-      !vtap_select_end(to, vtap_class_of_mac(key->smac, key->mac), dim, VTAP_AS_SRC, narrow))
-    return false;
-  if (vtap_uses_end(dim, VTAP_AS_DST) &&
-      !vtap_select_end(to, vtap_class_of_mac(key->dmac, key->mac), dim, VTAP_AS_DST, narrow))
-    return false;
-  return true;
+  if (vtap_uses_end(tables, dim, VTAP_AS_SRC))
+    vtap_select_end(to, tables, vtap_class_of_mac(key->smac, key->mac), dim, VTAP_AS_SRC, narrow);
+  if (vtap_uses_end(tables, dim, VTAP_AS_DST))
+    vtap_select_end(to, tables, vtap_class_of_mac(key->dmac, key->mac), dim, VTAP_AS_DST, narrow);
 }
 
-static __always_inline bool vtap_select_field(struct vtap_selected* to, __u32 dim,
+static __always_inline void vtap_select_field(struct vtap_selected* to,
+                                              const struct vtap_tables* tables, __u32 dim,
                                               const __u16* class_of, __u32 value, __u32 max,
                                               bool narrow) {
-  return !vtap_uses(dim) || vtap_select(to, class_of[vtap_at_most(value, max)], narrow);
+  if (vtap_uses(tables, dim)) vtap_select(to, tables, class_of[vtap_at_most(value, max)], narrow);
 }
 
-static __always_inline bool vtap_select_fields(struct vtap_selected* to, const struct vtap_key* key,
-                                               const struct vtap_fields* f, bool narrow) {
-  return vtap_select_field(to, VTAP_DIM_PROTO, f->proto, key->proto, VTAP_NO_PROTO, narrow) &&
-         vtap_select_field(to, VTAP_DIM_VLAN, f->vlan, key->vlan, VTAP_NO_VLAN, narrow) &&
-         vtap_select_field(to, VTAP_DIM_INNER_VLAN, f->inner_vlan, key->inner_vlan, VTAP_NO_VLAN,
-                           narrow) &&
-         vtap_select_field(to, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype, VTAP_NO_ETHERTYPE,
-                           narrow) &&
-         vtap_select_field(to, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags, VTAP_NO_TCP_FLAGS,
-                           narrow) &&
-         vtap_select_field(to, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP, narrow) &&
-         vtap_select_field(to, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT,
-                           narrow) &&
-         vtap_select_field(to, VTAP_DIM_LENGTH, f->length, key->length, VTAP_MAX_LENGTH, narrow);
+static __always_inline void vtap_select_fields(struct vtap_selected* to,
+                                               const struct vtap_tables* t,
+                                               const struct vtap_key* key, bool narrow) {
+  const struct vtap_fields* f = t->class_of;
+
+  vtap_select_field(to, t, VTAP_DIM_PROTO, f->proto, key->proto, VTAP_NO_PROTO, narrow);
+  vtap_select_field(to, t, VTAP_DIM_VLAN, f->vlan, key->vlan, VTAP_NO_VLAN, narrow);
+  vtap_select_field(to, t, VTAP_DIM_INNER_VLAN, f->inner_vlan, key->inner_vlan, VTAP_NO_VLAN,
+                    narrow);
+  vtap_select_field(to, t, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype, VTAP_NO_ETHERTYPE,
+                    narrow);
+  vtap_select_field(to, t, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags, VTAP_NO_TCP_FLAGS,
+                    narrow);
+  vtap_select_field(to, t, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP, narrow);
+  vtap_select_field(to, t, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT, narrow);
+  vtap_select_field(to, t, VTAP_DIM_LENGTH, f->length, key->length, VTAP_MAX_LENGTH, narrow);
 }
 
-static __always_inline bool vtap_select_all(struct vtap_selected* to, const struct vtap_key* key,
-                                            bool narrow) {
-  const struct vtap_fields* class_of;
-  __u32 zero = 0;
-
+static __always_inline void vtap_select_all(struct vtap_selected* to,
+                                            const struct vtap_tables* tables,
+                                            const struct vtap_key* key, bool narrow) {
   to->rules = ~0ull;
   to->excepted = ~0ull;
   to->count = 0;
   to->either_count = 0;
-  class_of = bpf_map_lookup_elem(&fields, &zero);
-  return class_of && vtap_select(to, config.tap_class, narrow) &&
-         vtap_select_addresses(to, key, narrow) && vtap_select_ports(to, key, class_of, narrow) &&
-         vtap_select_macs(to, key, narrow) && vtap_select_fields(to, key, class_of, narrow);
+  vtap_select(to, tables, config.tap_class, narrow);
+  vtap_select_addresses(to, tables, key, narrow);
+  vtap_select_ports(to, tables, key, narrow);
+  vtap_select_macs(to, tables, key, narrow);
+  vtap_select_fields(to, tables, key, narrow);
 }
 
 /* Some words of a set of rules, in registers. Taking several on one walk over the vectors, and none
@@ -347,10 +369,11 @@ static __always_inline bool vtap_block_wanted(const struct vtap_selected* select
 }
 
 /* The same for plans of one word, which most are: all in registers. */
-static __always_inline bool vtap_wanted_narrow(const struct vtap_key* key, const __u64* tops) {
+static __always_inline bool vtap_wanted_narrow(const struct vtap_tables* tables,
+                                               const struct vtap_key* key, const __u64* tops) {
   struct vtap_selected selected;
 
-  if (!vtap_select_all(&selected, key, true)) return false;
+  vtap_select_all(&selected, tables, key, true);
   if (!selected.rules || !config.classes.except_words) return selected.rules;
   return vtap_any(selected.rules, tops[0]) & ~vtap_any(selected.excepted, tops[0]);
 }
@@ -362,6 +385,7 @@ static __always_inline bool vtap_wanted_narrow(const struct vtap_key* key, const
  */
 __noinline int vtap_wanted(const struct vtap_key* key) {
   struct vtap_selected selected;
+  struct vtap_tables tables;
   const __u64* tops;
   __u64 word;
 
@@ -369,10 +393,10 @@ __noinline int vtap_wanted(const struct vtap_key* key) {
   if (config.match_all) return true;
   if (config.match_none || config.classes.match_words == 0) return false;
 
-  tops = vtap_vector(config.classes.seg_top_class);
-  if (!tops) return false;
-  if (config.classes.match_words == 1) return vtap_wanted_narrow(key, tops);
-  if (!vtap_select_all(&selected, key, false)) return false;
+  if (!vtap_find_tables(&tables)) return false;
+  tops = vtap_vector(&tables, config.classes.seg_top_class);
+  if (config.classes.match_words == 1) return vtap_wanted_narrow(&tables, key, tops);
+  vtap_select_all(&selected, &tables, key, false);
 
   for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
     __u64 match_words = config.classes.match_words;

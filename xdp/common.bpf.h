@@ -82,10 +82,10 @@ static __always_inline __u32 read_again(__u32* index, __u32 seen) {
   return __sync_fetch_and_add(index, 0);
 }
 
-/* A frame for a copy, and its memory; NULL when there is none, counted. The frame is only taken by
- * publish(): until then nothing has happened. */
+/* The frame and the descriptor of the next copy; NULL when there is none, counted. Both are only
+ * taken by publish(): until then nothing has happened. */
 static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_counters* count,
-                                        __u32* number) {
+                                        struct vtap_desc** desc) {
   if (cpu->free_cons == cpu->free_prod_seen) {
     cpu->free_prod_seen = read_again(&cpu->free_prod, cpu->free_prod_seen);
     if (cpu->free_cons == cpu->free_prod_seen) {
@@ -100,20 +100,46 @@ static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_c
       return NULL;
     }
   }
-  *number = cpu->free_ring[cpu->free_cons & (VTAP_RING_SLOTS - 1)];
-  __u8* frame = bpf_map_lookup_elem(&umem, number);
-  if (!frame) count->copy_failed++; /* no frame of ours has this number */
+  __u32 number = cpu->free_ring[cpu->free_cons & (VTAP_RING_SLOTS - 1)];
+  __u8* frame = bpf_map_lookup_elem(&umem, &number);
+  if (!frame) {
+    count->copy_failed++; /* no frame of ours has this number */
+    return NULL;
+  }
+  *desc = &cpu->desc_ring[cpu->desc_prod & (VTAP_RING_SLOTS - 1)];
+  (*desc)->frame = number;
   return frame;
 }
 
-/* Hands a filled frame to the broker. The exchange is a full barrier: the descriptor and the bytes
- * are visible before it, and the sleeper's flag is read after it. free_cons moves last, so that the
- * broker cannot refill the slot before it was read. */
-static __always_inline void publish(struct vtap_cpu* cpu, struct vtap_port_counters* count,
-                                    const struct vtap_desc* desc) {
-  __u32 prod = cpu->desc_prod;
-  cpu->desc_ring[prod & (VTAP_RING_SLOTS - 1)] = *desc;
-  __sync_lock_test_and_set(&cpu->desc_prod, prod + 1);
+/* What the copy's place among those of other CPUs goes by; see struct vtap_cpu, maker. */
+static __always_inline __u64 copy_time(struct vtap_cpu* cpu) {
+  __u32 me = bpf_get_smp_processor_id() + 1;
+  __u32 number = cpu->lead;
+  struct vtap_cpu* lead = bpf_map_lookup_elem(&cpus, &number);
+  if (!lead) return 0; /* cannot be */
+  __u32 maker = *(volatile __u32*)&lead->maker;
+  if (maker == me) return cpu->time;
+  if (maker != VTAP_MANY_MAKERS)
+    *(volatile __u32*)&lead->maker = maker == VTAP_NO_MAKER ? me : VTAP_MANY_MAKERS;
+  cpu->time = bpf_ktime_get_ns();
+  return cpu->time;
+}
+
+/*
+ * Hands a filled frame to the broker: the descriptor and the bytes are visible before the index.
+ * free_cons moves last, so that the broker cannot refill the slot before it was read.
+ *
+ * On x86 stores are seen in their order, so a plain one does: an exchange would wait here until the
+ * copy's lines, which the broker's core has, are all ours. But then the sleeper's flag may be read
+ * before the broker sees the index; it looks again a little later (TeeSource::kSettle). Elsewhere
+ * the exchange is a full barrier, and one side sees the other.
+ */
+static __always_inline void publish(struct vtap_cpu* cpu, struct vtap_port_counters* count) {
+#ifdef __TARGET_ARCH_x86
+  *(volatile __u32*)&cpu->desc_prod = cpu->desc_prod + 1;
+#else
+  __sync_lock_test_and_set(&cpu->desc_prod, cpu->desc_prod + 1);
+#endif
   *(volatile __u32*)&cpu->free_cons = cpu->free_cons + 1;
   count->copied++;
   ring_doorbell(cpu);

@@ -3,13 +3,48 @@
  * Decide and copy, the same for both hooks. The including file defines before this header:
  *
  *   typedef ... vtap_ctx;
+ *   void describe_checksum(vtap_ctx *ctx, struct vtap_desc *to)   its flags and csum_*
  *   int load_wire(vtap_ctx *ctx, __u8 *to, __u32 len)   first len bytes of the frame as it is on
  * the wire, tag in place; 0 or an error
+ *   bool in_place(vtap_ctx *ctx)                        whether the packet's memory starts with
+ * just those bytes
  */
 #ifndef VTAP_SELECT_BPF_H
 #define VTAP_SELECT_BPF_H
 
-enum { FIRST_LOOK = 128 }; /* bytes; enough for all but long chains of extension headers */
+/* Bytes of a first look: the least frame's; two tags, IPv6 and TCP's flags; and by a helper. */
+enum { SHORT_LOOK = 60, LONG_LOOK = 80, HELPERS_LOOK = 128 };
+
+/* Copies the first n bytes of a packet, n constant. Word by word, as the helper's string
+ * instruction keeps the parser waiting; and with a word that begins at the type, so that addresses
+ * lie within one word whether tags are there or not. */
+static __always_inline void copy_head(__u8* to, const __u8* from, __u32 n) {
+  typedef __u64 __attribute__((may_alias)) word;
+  __u32 at;
+  *(word*)to = *(const word*)from;
+#pragma unroll
+  for (at = 6; at + sizeof(word) <= n; at += sizeof(word))
+    *(word*)(to + at) = *(const word*)(from + at);
+  *(word*)(to + n - sizeof(word)) = *(const word*)(from + n - sizeof(word));
+}
+
+/* Puts the first bytes of a frame of `length` into `to`, and returns how many; 0: not readable. */
+static __always_inline __u32 first_look(vtap_ctx* ctx, __u8* to, __u32 length) {
+  const __u8* data = (const __u8*)(long)ctx->data;
+  const __u8* end = (const __u8*)(long)ctx->data_end;
+  if (in_place(ctx)) {
+    if (data + LONG_LOOK <= end) {
+      copy_head(to, data, LONG_LOOK);
+      return LONG_LOOK;
+    }
+    if (data + SHORT_LOOK <= end) {
+      copy_head(to, data, SHORT_LOOK);
+      return SHORT_LOOK;
+    }
+  }
+  __u32 n = length < HELPERS_LOOK ? length : HELPERS_LOOK;
+  return load_wire(ctx, to, bounded(n, HELPERS_LOOK)) ? 0 : n;
+}
 
 __noinline int parse_headers(struct vtap_cpu* cpu, __u32 avail, __u32 length) {
   if (!cpu) return VTAP_PARSE_DONE;
@@ -21,8 +56,8 @@ static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 
                                      struct vtap_port_counters* count) {
   if (config.match_none || length == 0) return false;
   if (config.match_all) return true;
-  __u32 avail = length < FIRST_LOOK ? length : FIRST_LOOK;
-  if (load_wire(ctx, cpu->headers, bounded(avail, FIRST_LOOK))) {
+  __u32 avail = first_look(ctx, cpu->headers, length);
+  if (!avail) {
     count->load_failed++;
     return false;
   }
@@ -37,16 +72,19 @@ static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 
   return vtap_wanted(&cpu->key);
 }
 
-/* Copies the frame into the next UMEM frame and publishes it. What cannot be copied is counted. */
+/* Copies the frame into the next UMEM frame and publishes it. What cannot be copied is counted.
+ * The descriptor is written in place and by its fields: read back from the stack in words, it would
+ * wait until the stores before it, those of the copy among them, have left the store buffer. */
 static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
-                                struct vtap_port_counters* count, struct vtap_desc* desc) {
+                                struct vtap_port_counters* count) {
+  struct vtap_desc* desc;
   if (length > config.frame_size) {
     count->too_long++;
     return;
   }
-  __u8* frame = next_frame(cpu, count, &desc->frame);
+  __u8* frame = next_frame(cpu, count, &desc);
   if (!frame) return;
-  desc->time = bpf_ktime_get_ns();
+  desc->time = copy_time(cpu);
   if (load_wire(ctx, frame, bounded(length, config.frame_size))) {
     count->copy_failed++;
     return;
@@ -54,7 +92,8 @@ static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 lengt
   desc->generation = config.generation;
   desc->len = (__u16)length;
   desc->port = (__u8)config.port;
-  publish(cpu, count, desc);
+  describe_checksum(ctx, desc);
+  publish(cpu, count);
 }
 
 #endif

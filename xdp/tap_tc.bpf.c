@@ -30,7 +30,7 @@ static __always_inline int load_wire(vtap_ctx* skb, __u8* to, __u32 len) {
   return bpf_skb_load_bytes(skb, MACS, to + MACS + TAG, rest + 1);
 }
 
-#include "select.bpf.h"
+static __always_inline bool in_place(vtap_ctx* skb) { return !skb->vlan_present; }
 
 /* The kernel's own view of the skb; found by CO-RE. */
 struct sk_buff___vtap {
@@ -53,6 +53,7 @@ static __always_inline __u32 csum_start(struct sk_buff___vtap* skb) {
 /* Tells the broker where a checksum is still to be computed. Kernels that do not show it leave the
  * broker to look at the field. */
 static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* desc) {
+  desc->flags = 0;
   if (!bpf_cast_to_kern_ctx) {
     desc->flags = VTAP_DESC_CSUM_UNKNOWN;
     return;
@@ -63,6 +64,8 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
   desc->csum_start = (__u16)(csum_start(skb) + (ctx->vlan_present ? TAG : 0));
   desc->csum_offset = skb->csum_offset;
 }
+
+#include "select.bpf.h"
 
 enum { TCP_CSUM_AT = 16, TCP_OFFSET_AT = 12, UDP_HLEN = 8, USUAL_HEADERS = 66 };
 
@@ -117,9 +120,7 @@ int vtap_tap_tc(struct __sk_buff* skb) {
   if (skb->gso_size) {
     count->super_packet += frames;
   } else {
-    struct vtap_desc desc = {};
-    describe_checksum(skb, &desc);
-    tee(skb, cpu, length, count, &desc);
+    tee(skb, cpu, length, count);
   }
   return original(count, true, frames);
 }

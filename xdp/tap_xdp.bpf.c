@@ -13,6 +13,17 @@ static __always_inline int load_wire(vtap_ctx* ctx, __u8* to, __u32 len) {
   return bpf_xdp_load_bytes(ctx, 0, to, len);
 }
 
+static __always_inline bool in_place(vtap_ctx* ctx) {
+  (void)ctx;
+  return true;
+}
+
+/* Frames are complete here. */
+static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* desc) {
+  (void)ctx;
+  desc->flags = 0;
+}
+
 #include "select.bpf.h"
 
 /* AF_XDP sockets of this port by RX queue. */
@@ -92,8 +103,7 @@ int vtap_tap_xdp(struct xdp_md* ctx) {
   if (!selected(ctx, cpu, length, count)) return original(count, false);
   count->matched++;
   if (config.capture == VTAP_CAPTURE_REDIRECT) return redirect(ctx, length, count);
-  struct vtap_desc desc = {};
-  tee(ctx, cpu, length, count, &desc);
+  tee(ctx, cpu, length, count);
   return original(count, true);
 }
 

@@ -172,6 +172,7 @@ Result<void> Engine::create_workers() {
     spec.first_frame = pipeline::FrameNumber{i * spec.frames};
     for (std::uint32_t cpu = i; shares_.tee != 0 && cpu < memory_.cpus(); cpu += count) {
       spec.tee_rings.push_back(&memory_.cpu(cpu));
+      spec.tee_rings.back()->lead = i;
     }
     spec.tee_frames = shares_.tee;
     spec.poll = plan_.config.broker.poll;

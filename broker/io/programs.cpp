@@ -28,8 +28,8 @@ using StubTc = Skeleton<stub_tc_bpf, stub_tc_bpf__destroy>;
 using MonitorObject = Skeleton<monitor_bpf, monitor_bpf__destroy>;
 using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 
-constexpr std::array kClassMaps = {"vectors",      "fields", "hosts4",    "trie4",
-                                   "trie4_blocks", "hosts6", "prefixes6", "macs"};
+constexpr std::array kClassMaps = {"vectors", "fields",    "hosts4", "trie4",
+                                   "hosts6",  "prefixes6", "macs"};
 
 Result<UniqueFd> create_class_map(bpf_map_type type, const char* name, std::size_t key_size,
                                   std::size_t value_size, std::size_t entries) {
@@ -60,27 +60,35 @@ Result<UniqueFd> load_entries(bpf_map_type type, const char* name, const Entries
   return map;
 }
 
-/// An array with the elements as its values.
-template <typename Element>
-Result<UniqueFd> load_elements(const char* name, const std::vector<Element>& elements) {
-  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, name, sizeof(std::uint32_t), sizeof(Element),
-                              elements.size());
-  for (std::uint32_t i = 0; map && i < elements.size(); ++i) {
-    if (auto done = put(*map, name, &i, &elements[i]); !done) return done.error();
-  }
+void append(std::vector<std::byte>& to, std::span<const std::byte> bytes) {
+  to.insert(to.end(), bytes.begin(), bytes.end());
+}
+
+/// An array of one element: `bytes`, and zeros up to `size`.
+Result<UniqueFd> load_element(const char* name, std::vector<std::byte> bytes, std::size_t size) {
+  bytes.resize(size);
+  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, name, sizeof(std::uint32_t), size, 1);
+  const std::uint32_t zero = 0;
+  if (!map) return map;
+  if (auto done = put(*map, name, &zero, bytes.data()); !done) return done.error();
   return map;
 }
 
 Result<UniqueFd> load_vectors(const plan::Tables& tables) {
-  const std::uint32_t words = std::max(tables.stride(), 1U);
-  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, "vectors", sizeof(std::uint32_t),
-                              sizeof(std::uint64_t) * words, tables.vector_count());
-  for (std::uint32_t i = 0; map && i < tables.vector_count(); ++i) {
-    if (auto done = put(*map, "vectors", &i, &tables.vectors[std::size_t{i} * words]); !done) {
-      return done.error();
-    }
-  }
-  return map;
+  std::vector<std::byte> bytes;
+  append(bytes, std::as_bytes(std::span(tables.vectors)));
+  const std::size_t words = std::size_t{tables.config.vectors} * std::max(tables.stride(), 1U);
+  return load_element("vectors", std::move(bytes), words * sizeof(std::uint64_t));
+}
+
+/// The root and the blocks behind it. Without addresses, a root that nobody reads.
+Result<UniqueFd> load_trie4(const plan::Tables& tables) {
+  std::vector<std::byte> bytes;
+  append(bytes, std::as_bytes(std::span(tables.trie4)));
+  bytes.resize(sizeof(vtap_trie4_root));
+  append(bytes, std::as_bytes(std::span(tables.trie4_blocks)));
+  return load_element("trie4", std::move(bytes),
+                      tables.config.trie4_entries * sizeof(std::uint32_t));
 }
 
 Result<UniqueFd> load_fields(const plan::Tables& tables) {
@@ -142,8 +150,7 @@ Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
   const auto trie = BPF_MAP_TYPE_LPM_TRIE;
   for (auto& done : {keep("vectors", load_vectors(tables)), keep("fields", load_fields(tables)),
                      keep("hosts4", load_entries(hash, "hosts4", tables.hosts4)),
-                     keep("trie4", load_elements("trie4", tables.trie4)),
-                     keep("trie4_blocks", load_elements("trie4_blocks", tables.trie4_blocks)),
+                     keep("trie4", load_trie4(tables)),
                      keep("hosts6", load_entries(hash, "hosts6", tables.hosts6)),
                      keep("prefixes6", load_entries(trie, "prefixes6", tables.prefixes6)),
                      keep("macs", load_entries(hash, "macs", tables.macs))}) {

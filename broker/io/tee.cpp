@@ -18,6 +18,7 @@ namespace {
 constexpr std::uint32_t kDoorbellBytes = 4096;
 constexpr std::uint32_t kIdleShare = 512;  ///< frames, at most, of a CPU that delivers nothing
 constexpr std::uint32_t kLeastShare = 32;
+constexpr std::uint64_t kMakersNs = 10'000'000;  ///< how often the makers of copies are looked at
 
 Result<UniqueFd> create_map(bpf_map_type type, const char* name, std::uint32_t value_size,
                             std::uint32_t entries, const bpf_map_create_opts* options) {
@@ -162,6 +163,17 @@ void TeeSource::receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept {
     if (ring.desc_cons == ring.desc_prod) std::swap(waiting_[first], waiting_[--left]);
   }
   for (Ring* ring : waiting_) settle(*ring);
+  if (now_ns - looked_ns_ > kMakersNs) look_for_sole_maker(now_ns);
+}
+
+/// Copies of several CPUs are stamped by the clock; when one CPU alone delivers, it may stop that.
+void TeeSource::look_for_sole_maker(std::uint64_t now_ns) noexcept {
+  looked_ns_ = now_ns;
+  if (std::ranges::count_if(rings_, &Ring::delivered) <= 1 && !rings_.empty()) {
+    std::uint32_t many = VTAP_MANY_MAKERS;
+    std::atomic_ref(rings_.front().shared->maker).compare_exchange_strong(many, VTAP_NO_MAKER);
+  }
+  for (Ring& ring : rings_) ring.delivered = false;
 }
 
 void TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns) noexcept {
@@ -169,6 +181,8 @@ void TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns)
     const vtap_desc& desc = ring.head();
     if (desc.time > until_ns) return;
     const auto address = umem_.start(pipeline::FrameNumber{desc.frame});
+    // The frame is in another core's cache; the whole burst's first lines come at once.
+    __builtin_prefetch(umem_.at(address));
     if (desc.flags != 0) finish_checksum(desc, umem_.at(address));
     burst.push(address, desc.len, desc.port);
     ++ring.desc_cons;
@@ -178,6 +192,7 @@ void TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns)
 /// Gives the slots back of what receive() took, and frames for it.
 void TeeSource::settle(Ring& ring) noexcept {
   store_release(ring.shared->desc_cons, ring.desc_cons);
+  ring.delivered = true;
   if (!ring.active) {
     ring.active = true;
     share_out();
@@ -204,14 +219,18 @@ void TeeSource::refill(Ring& ring) noexcept {
 }
 
 bool TeeSource::prepare_sleep() noexcept {
-  // The program exchanges desc_prod, then reads the flag; we set the flag, then read desc_prod, all
-  // of it sequentially consistent: one of the two sees the other. No fence, which TSan cannot see.
+  // The flag is set, then the rings are read, both sequentially consistent: where programs publish
+  // by an exchange, one side sees the other. Where by a store, the store may be late; not for long.
   for (Ring& ring : rings_) std::atomic_ref(ring.shared->sleeping).store(1);
-  const bool empty = std::ranges::all_of(rings_, [](const Ring& ring) {
+  if (empty()) return true;
+  wake();
+  return false;
+}
+
+bool TeeSource::empty() const noexcept {
+  return std::ranges::all_of(rings_, [](const Ring& ring) {
     return load(ring.shared->desc_prod, std::memory_order_seq_cst) == ring.desc_cons;
   });
-  if (!empty) wake();
-  return empty;
 }
 
 void TeeSource::wake() noexcept {

@@ -3,6 +3,7 @@
 
 #include <vtap/abi.h>
 
+#include <chrono>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -78,8 +79,8 @@ class Doorbell {
 /// frames that lie in a CPU's free ring are the pool's, with one reference each.
 class TeeSource {
  public:
-  /// `rings`: of the CPUs to serve. They, `umem` and `pool` outlive the source. `budget`: frames
-  /// that the rings may hold together.
+  /// `rings`: of the CPUs to serve, the lead first; no program uses them yet. They, `umem` and
+  /// `pool` outlive the source. `budget`: frames that the rings may hold together.
   TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem, pipeline::FramePool& pool,
             std::uint32_t budget);
 
@@ -93,8 +94,14 @@ class TeeSource {
   void refill() noexcept;
 
   /// Asks the programs to ring the doorbell. False: copies are waiting already, do not sleep.
-  /// Undone by wake().
+  /// Undone by wake(). A program that is publishing at this very moment may not see it (see
+  /// publish() in xdp/common.bpf.h): after kSettle, look again with empty() before sleeping for
+  /// long.
   bool prepare_sleep() noexcept;
+  static constexpr std::chrono::nanoseconds kSettle = std::chrono::microseconds(100);
+
+  /// No copy is waiting.
+  [[nodiscard]] bool empty() const noexcept;
   void wake() noexcept;
 
   /// Frames that lie in free rings or wait in tee rings.
@@ -106,7 +113,8 @@ class TeeSource {
     std::uint32_t desc_cons = 0;
     std::uint32_t desc_prod = 0;  ///< as far as this call looks
     std::uint32_t free_prod = 0;
-    bool active = false;  ///< has delivered: gets a deep share of frames
+    bool active = false;     ///< has delivered: gets a deep share of frames
+    bool delivered = false;  ///< since the last look at who makes copies
     [[nodiscard]] const vtap_desc& head() const noexcept {
       return shared->desc_ring[desc_cons & (VTAP_RING_SLOTS - 1)];
     }
@@ -114,6 +122,7 @@ class TeeSource {
   /// Takes copies of one ring that are not younger than `until_ns`.
   void take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns) noexcept;
   void settle(Ring& ring) noexcept;
+  void look_for_sole_maker(std::uint64_t now_ns) noexcept;
   void refill(Ring& ring) noexcept;
   void share_out() noexcept;
   [[nodiscard]] static std::uint32_t frames_out(const Ring& ring) noexcept;
@@ -122,6 +131,7 @@ class TeeSource {
   std::vector<Ring*> waiting_;  ///< rings with copies, during receive()
   pipeline::UmemView umem_;
   pipeline::FramePool& pool_;
+  std::uint64_t looked_ns_ = 0;  ///< when it last looked at who makes copies
   std::uint32_t budget_;
   std::uint32_t active_share_ = 0;
   std::uint32_t idle_share_ = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -141,6 +142,9 @@ class Compiler {
     compile_macs();
     compile_segments();
     for (std::uint32_t tap = 0; tap < config_.taps.size(); ++tap) compile_tap(tap);
+    tables_.config.vectors = std::bit_ceil(tables_.vector_count());
+    const auto blocks = static_cast<std::uint32_t>(tables_.trie4_blocks.size());
+    tables_.config.trie4_entries = std::bit_ceil(VTAP_TRIE4_ROOT + blocks * VTAP_TRIE4_FAN_OUT);
     return std::move(tables_);
   }
 

@@ -343,6 +343,14 @@ bool Worker::may_sleep() noexcept {
   return true;
 }
 
+/// False: nothing happened in that time.
+bool Worker::wait_for_events(std::chrono::nanoseconds timeout) noexcept {
+  std::array<epoll_event, kEvents> events;
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  const timespec limit{timeout.count() / kSecond, timeout.count() % kSecond};
+  return epoll_pwait2(epoll_.get(), events.data(), kEvents, &limit, nullptr) > 0;
+}
+
 /// Sleeps until a program rings, an AF_XDP ring has frames, or a peer or a task wakes it. While
 /// sinks hold frames, completions are looked for in growing intervals.
 void Worker::sleep(std::uint64_t idle_ns) noexcept {
@@ -353,9 +361,10 @@ void Worker::sleep(std::uint64_t idle_ns) noexcept {
             ? static_cast<int>(
                   std::clamp<std::uint64_t>(idle_ns / kMillisecond, 1, kLongestSleepMs))
             : kLongestSleepMs;
-    std::array<epoll_event, kEvents> events;
     const std::uint64_t before = monotonic_ns();
-    epoll_wait(epoll_.get(), events.data(), kEvents, timeout);
+    if (!wait_for_events(io::TeeSource::kSettle) && tee_.empty()) {
+      wait_for_events(std::chrono::milliseconds(timeout));
+    }
     counters_.asleep_ns.add(monotonic_ns() - before);
     counters_.wakeups.add(1);
   }

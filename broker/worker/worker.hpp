@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -135,6 +136,7 @@ class Worker final : public io::FrameReturn {
   void run_tasks() noexcept;
   [[nodiscard]] bool may_sleep() noexcept;
   void sleep(std::uint64_t idle_ns) noexcept;
+  bool wait_for_events(std::chrono::nanoseconds timeout) noexcept;
   [[nodiscard]] bool sinks_busy() const noexcept;
   Result<void> watch(int fd);
 

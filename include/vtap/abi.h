@@ -56,7 +56,7 @@ struct vtap_key {
   __u8 fragment;   /* 0, 1 or VTAP_NO_FRAGMENT (no IP header) */
   __u8 family;     /* enum vtap_family */
   __u8 mac;        /* 1: smac and dmac are valid (the frame has at least 14 bytes) */
-};
+} __attribute__((aligned(8))); /* so that it is cleared by words */
 
 /* ---------------------------------------------------------------- classification tables
  *
@@ -160,6 +160,10 @@ struct vtap_class_config {
   __u32 default_addr;  /* address in no map, or no IP header at all */
   __u32 default_mac;   /* MAC not in the map, or a runt */
   __u32 seg_top_class; /* vector number of the seg_top words (match_words of them) */
+  /* Sizes of tables, rounded up to powers of two: numbers are masked, and the verifier content. */
+  __u32 vectors;
+  __u32 trie4_entries; /* root and blocks */
+  __u32 reserved;
 };
 
 /* ---------------------------------------------------------------- tee rings */
@@ -169,9 +173,14 @@ enum {
   VTAP_DESC_CSUM_UNKNOWN = 1 << 1, /* this kernel does not tell; look at the pseudo-header sum */
 };
 
+enum {
+  VTAP_NO_MAKER = 0,
+  VTAP_MANY_MAKERS = 0xffffffff, /* until the broker sees that one alone is left */
+};
+
 /* One copy on its way to the broker. */
 struct vtap_desc {
-  __u64 time;        /* of the copy, CLOCK_MONOTONIC ns: the order of copies made by several CPUs */
+  __u64 time;        /* order among the copies of several CPUs: see struct vtap_cpu, maker */
   __u32 frame;       /* number of the UMEM frame; the copy starts at its first byte */
   __u32 generation;  /* of the plan that selected it */
   __u16 len;         /* bytes */
@@ -214,7 +223,9 @@ struct vtap_cpu {
   __u32 free_cons;
   __u32 desc_cons_seen; /* private to the programs: last value read of the other side */
   __u32 free_prod_seen;
-  __u8 pad0[VTAP_CACHE_LINE - 16];
+  __u64 time; /* private to the programs: of the last copy */
+  __u32 lead; /* written by the broker before the start: the CPU whose `maker` counts here */
+  __u8 pad0[VTAP_CACHE_LINE - 28];
   /* written by the broker */
   __u32 desc_cons;
   __u32 free_prod;
@@ -223,6 +234,12 @@ struct vtap_cpu {
    * line of its own, as the programs read it for every copy */
   __u32 sleeping;
   __u8 pad2[VTAP_CACHE_LINE - 4];
+  /* Who makes copies for one worker: VTAP_NO_MAKER, a CPU's number + 1, or VTAP_MANY_MAKERS. Only
+   * the one of the worker's lead CPU counts. A CPU that finds itself here stands alone, and stamps
+   * with the time of its last copy; else it reads the clock (CLOCK_MONOTONIC, ns), and says so here.
+   * So stamps grow from copy to copy where one caused the other, and a sole maker needs no clock. */
+  __u32 maker;
+  __u8 pad3[VTAP_CACHE_LINE - 4];
   struct vtap_port_counters port[VTAP_MAX_PORTS];
   __u32 free_ring[VTAP_RING_SLOTS]; /* frame numbers, broker to program */
   struct vtap_desc desc_ring[VTAP_RING_SLOTS];

@@ -24,6 +24,12 @@ struct Source {
 };
 std::ostream& operator<<(std::ostream& to, const Source& source) { return to << source.program; }
 
+#ifdef __x86_64__
+constexpr bool kPublishesByStore = true;
+#else
+constexpr bool kPublishesByStore = false;
+#endif
+
 class ObjectCode : public testing::TestWithParam<Source> {
  protected:
   void SetUp() override {
@@ -58,6 +64,25 @@ class ObjectCode : public testing::TestWithParam<Source> {
     return found;
   }
 
+  std::vector<std::size_t> find_stores(std::size_t member, std::uint8_t cpu) const {
+    std::vector<std::size_t> found;
+    for (std::size_t i = 0; i < code_.size(); ++i) {
+      if (is_store(code_[i]) && code_[i].dst_reg == cpu &&
+          code_[i].off == static_cast<std::int16_t>(member))
+        found.push_back(i);
+    }
+    return found;
+  }
+  /// Everything that changes desc_prod. The register of the memory is that of another index.
+  std::vector<std::size_t> find_publishing() const {
+    auto found = find_exchanges(offsetof(vtap_cpu, desc_prod));
+    const auto others = find_atomics(offsetof(vtap_cpu, free_prod));
+    if (others.empty()) return {};
+    const auto stores = find_stores(offsetof(vtap_cpu, desc_prod), code_[others[0]].dst_reg);
+    found.insert(found.end(), stores.begin(), stores.end());
+    return found;
+  }
+
   struct Close {
     void operator()(bpf_object* object) const { ::bpf_object__close(object); }
   };
@@ -77,7 +102,7 @@ TEST_P(ObjectCode, EveryAtomicFetches) {
     ++atomics;
     EXPECT_TRUE((code_[i].imm & BPF_FETCH) != 0) << "instruction " << i << " is a relaxed atomic";
   }
-  EXPECT_EQ(atomics, 4U) << "those of the next tests";
+  EXPECT_EQ(atomics, kPublishesByStore ? 3U : 4U) << "those of the next tests";
 }
 
 TEST_P(ObjectCode, IndexesOfTheOtherSideAreReadByAFetchingOperation) {
@@ -100,28 +125,22 @@ TEST_P(ObjectCode, IndexesOfTheOtherSideAreReadByAFetchingOperation) {
   }
 }
 
-TEST_P(ObjectCode, ADescriptorIsPublishedByOneExchangeAndByNothingElse) {
-  const auto published = find_exchanges(offsetof(vtap_cpu, desc_prod));
+TEST_P(ObjectCode, ADescriptorIsPublishedOnce) {
+  const std::vector<std::size_t> published = find_publishing();
   ASSERT_EQ(published.size(), 1U);
-  const std::uint8_t cpu = code_[published[0]].dst_reg;
-  std::vector<std::size_t> freed;
-  for (std::size_t i = 0; i < code_.size(); ++i) {
-    if (!is_store(code_[i])) continue;
-    const bool shared = code_[i].dst_reg == cpu;
-    EXPECT_FALSE(shared && code_[i].off == offsetof(vtap_cpu, desc_prod)) << i;
-    if (shared && code_[i].off == offsetof(vtap_cpu, free_cons)) freed.push_back(i);
-  }
-  // The slot is given back behind the exchange: before, the broker could refill it too early.
+  EXPECT_EQ(is_atomic(code_[published[0]]), !kPublishesByStore);
+  // The slot is given back behind it: before, the broker could refill it too early.
+  const auto freed = find_stores(offsetof(vtap_cpu, free_cons), code_[published[0]].dst_reg);
   ASSERT_EQ(freed.size(), 1U);
   EXPECT_GT(freed[0], published[0]);
 }
 
 TEST_P(ObjectCode, TheSleepersFlagIsTakenByAnExchangeBehindThePublishing) {
-  const auto published = find_exchanges(offsetof(vtap_cpu, desc_prod));
+  const std::vector<std::size_t> published = find_publishing();
   const auto flag = find_exchanges(offsetof(vtap_cpu, sleeping));
   ASSERT_EQ(published.size(), 1U);
   ASSERT_EQ(flag.size(), 1U);
-  // Its first, plain look as well: nothing reads the flag before the exchange.
+  // Its first, plain look as well: nothing reads the flag before the publishing.
   for (std::size_t i = 0; i < published[0]; ++i) {
     const bool load = code_[i].code == (BPF_LDX | BPF_MEM | BPF_W);
     EXPECT_FALSE(load && code_[i].src_reg == code_[published[0]].dst_reg &&
