@@ -68,8 +68,10 @@ int vtap_redirect_err(struct bpf_raw_tracepoint_args* ctx) {
     errors->no_free_frame++;
   } else if (error == E_NOSPC) {
     errors->xsk_too_long++;
-  } else {
+  } else if (error == E_NOBUFS) {
     errors->rx_ring_full++;
+  } else {
+    errors->no_socket++;
   }
   return 0;
 }

@@ -56,7 +56,7 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
   const vtap_redirect_errors failed = errors_.read(index);
   const Originals originals = originals_of(workers_, index);
   const std::uint64_t lost_on_the_way =
-      failed.rx_ring_full + failed.no_free_frame + failed.xsk_too_long;
+      failed.rx_ring_full + failed.no_free_frame + failed.xsk_too_long + failed.no_socket;
 
   stats::TapPort out;
   out.name = port.link().name;
@@ -72,7 +72,7 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
                 {"too_long", seen.too_long + failed.xsk_too_long},
                 {"super_packet", seen.super_packet},
                 {"copy_failed", seen.copy_failed},
-                {"no_socket", seen.no_socket},
+                {"no_socket", seen.no_socket + failed.no_socket},
                 {"stale", seen.stale_worker + originals.stale}};
   out.passed_frames = seen.passed;
   if (port.mode() == config::Mode::inline_pair) {
@@ -89,7 +89,8 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
         {"too_long", failed.too_long},
         {"rx_ring_full", failed.rx_ring_full},
         {"no_free_frame", failed.no_free_frame + failed.xsk_too_long},
-        {"stale", originals.stale + originals.late_stale}};
+        {"stale", originals.stale + originals.late_stale},
+        {"no_socket", failed.no_socket}};
   }
   for (const auto& socket : port.sockets) {
     out.queues.push_back(

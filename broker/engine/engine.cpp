@@ -79,6 +79,11 @@ Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved
   if (!watch) return watch.error();
   auto memory = io::TeeMemory::create(plan.config.broker.frames, plan.config.broker.frame_size);
   if (!memory) return memory.error();
+  if (memory->umem().base != memory->copies().base) {
+    spdlog::warn(
+        "this kernel does not register BPF array memory as UMEM: each copy is copied once "
+        "more, from the array into AF_XDP's memory");
+  }
   auto classes = io::ClassMaps::load(plan.tables);
   if (!classes) return classes.error();
   auto errors = io::RedirectErrors::attach();
@@ -175,6 +180,7 @@ Result<void> Engine::create_workers() {
       spec.tee_rings.back()->lead = i;
     }
     spec.tee_frames = shares_.tee;
+    spec.copies = memory_.copies();
     spec.poll = plan_.config.broker.poll;
     spec.stale_ns = kStaleNs;
     auto worker =

@@ -45,12 +45,20 @@ Error bpf_error(const std::string& what, int negative_errno) {
   return {std::move(message), kind};
 }
 
-Result<Mapping> Mapping::open(int map_fd, std::size_t bytes) {
+Result<Mapping> Mapping::map(const char* what, int fd, std::size_t bytes, int flags) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   bytes = (bytes + page - 1) / page * page;
-  void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, map_fd, 0);
-  if (base == MAP_FAILED) return bpf_error("mapping a BPF array", -errno);
+  void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (base == MAP_FAILED) return bpf_error(std::string("mapping ") + what, -errno);
   return Mapping(static_cast<std::uint8_t*>(base), bytes);
+}
+
+Result<Mapping> Mapping::open(int map_fd, std::size_t bytes) {
+  return map("a BPF array", map_fd, bytes, MAP_SHARED);
+}
+
+Result<Mapping> Mapping::anonymous(std::size_t bytes) {
+  return map("memory for frames", -1, bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE);
 }
 
 Mapping::~Mapping() {

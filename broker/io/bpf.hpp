@@ -28,6 +28,8 @@ void capture_libbpf_log();
 class Mapping {
  public:
   static Result<Mapping> open(int map_fd, std::size_t bytes);
+  /// Memory of its own, zeroed.
+  static Result<Mapping> anonymous(std::size_t bytes);
   Mapping(Mapping&& other) noexcept
       : base_(std::exchange(other.base_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Mapping& operator=(Mapping&& other) noexcept {
@@ -44,6 +46,7 @@ class Mapping {
 
  private:
   Mapping(std::uint8_t* base, std::size_t bytes) noexcept : base_(base), bytes_(bytes) {}
+  static Result<Mapping> map(const char* what, int fd, std::size_t bytes, int flags);
   std::uint8_t* base_;
   std::size_t bytes_;  ///< a multiple of the page size
 };

@@ -8,8 +8,10 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
+#include <cstring>
 #include <limits>
 
+#include "io/xsk.hpp"
 #include "pipeline/checksum.hpp"
 
 namespace vtap::io {
@@ -65,7 +67,8 @@ void finish_checksum(const vtap_desc& desc, std::uint8_t* frame) noexcept {
 
 }  // namespace
 
-Result<TeeMemory> TeeMemory::create(std::uint32_t frames, std::uint32_t frame_size) {
+Result<TeeMemory> TeeMemory::create(std::uint32_t frames, std::uint32_t frame_size,
+                                    Placement placement) {
   auto cpus = possible_cpus();
   if (!cpus) return cpus.error();
   auto umem_fd = create_shared_array("vtap_umem", frame_size, frames);
@@ -78,8 +81,14 @@ Result<TeeMemory> TeeMemory::create(std::uint32_t frames, std::uint32_t frame_si
   if (!umem) return umem.error();
   auto rings = Mapping::open(cpus_fd->get(), sizeof(vtap_cpu) * *cpus);
   if (!rings) return rings.error();
-  return TeeMemory(std::move(*umem_fd), std::move(*cpus_fd), std::move(*doorbells_fd),
+  TeeMemory memory(std::move(*umem_fd), std::move(*cpus_fd), std::move(*doorbells_fd),
                    std::move(*umem), std::move(*rings), frames, frame_size, *cpus);
+  if (placement == Placement::separate || !registers_as_umem(memory.copies())) {
+    auto separate = Mapping::anonymous(std::size_t{frames} * frame_size);
+    if (!separate) return separate.error();
+    memory.separate_.emplace(std::move(*separate));
+  }
+  return memory;
 }
 
 Result<void> TeeMemory::set_doorbell(std::uint32_t cpu, int ring_buffer_fd) const {
@@ -116,8 +125,8 @@ Result<Doorbell> Doorbell::create() {
 void Doorbell::silence() noexcept { ring_buffer__consume(buffer_.get()); }
 
 TeeSource::TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem,
-                     pipeline::FramePool& pool, std::uint32_t budget)
-    : umem_(umem), pool_(pool), budget_(budget) {
+                     pipeline::UmemView copies, pipeline::FramePool& pool, std::uint32_t budget)
+    : umem_(umem), copies_(copies), pool_(pool), budget_(budget) {
   for (vtap_cpu* ring : rings) rings_.push_back({ring});
   waiting_.reserve(rings_.size());
   share_out();
@@ -181,8 +190,12 @@ void TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns)
     const vtap_desc& desc = ring.head();
     if (desc.time > until_ns) return;
     const auto address = umem_.start(pipeline::FrameNumber{desc.frame});
-    // The frame is in another core's cache; the whole burst's first lines come at once.
-    __builtin_prefetch(umem_.at(address));
+    if (copies_.base != umem_.base) {
+      std::memcpy(umem_.at(address), copies_.at(address), desc.len);
+    } else {
+      // The frame is in another core's cache; the whole burst's first lines come at once.
+      __builtin_prefetch(umem_.at(address));
+    }
     if (desc.flags != 0) finish_checksum(desc, umem_.at(address));
     burst.push(address, desc.len, desc.port);
     ++ring.desc_cons;

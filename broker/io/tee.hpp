@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,9 +22,18 @@ namespace vtap::io {
 /// the per-CPU rings, and the table of doorbells. Lives as long as the broker.
 class TeeMemory {
  public:
-  static Result<TeeMemory> create(std::uint32_t frames, std::uint32_t frame_size);
+  /// Where AF_XDP's frames are. `probed`: in the array, if the kernel registers that as UMEM.
+  enum class Placement { probed, separate };
+  static Result<TeeMemory> create(std::uint32_t frames, std::uint32_t frame_size,
+                                  Placement placement = Placement::probed);
 
+  /// What sockets register and the pipeline works on.
   [[nodiscard]] pipeline::UmemView umem() const noexcept {
+    return {separate_ ? separate_->base() : umem_.base(), frame_size_, frames_};
+  }
+  /// Where the programs put copies: the same memory, but for kernels that do not register it. There
+  /// frames have the same numbers, and TeeSource copies the bytes over.
+  [[nodiscard]] pipeline::UmemView copies() const noexcept {
     return {umem_.base(), frame_size_, frames_};
   }
   [[nodiscard]] std::uint32_t cpus() const noexcept { return cpus_; }
@@ -54,6 +64,7 @@ class TeeMemory {
 
   UniqueFd umem_fd_, cpus_fd_, doorbells_fd_;
   Mapping umem_, rings_;
+  std::optional<Mapping> separate_;
   std::uint32_t frames_, frame_size_, cpus_;
 };
 
@@ -82,7 +93,11 @@ class TeeSource {
   /// `rings`: of the CPUs to serve, the lead first; no program uses them yet. They, `umem` and
   /// `pool` outlive the source. `budget`: frames that the rings may hold together.
   TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem, pipeline::FramePool& pool,
-            std::uint32_t budget);
+            std::uint32_t budget)
+      : TeeSource(rings, umem, umem, pool, budget) {}
+  /// The same, with copies that are not made in the UMEM (TeeMemory::copies()).
+  TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView umem, pipeline::UmemView copies,
+            pipeline::FramePool& pool, std::uint32_t budget);
 
   /// Appends copies to the burst while there is room, in the order of their making, whichever CPUs
   /// made them, and replaces the frames they came in. `now_ns`: CLOCK_MONOTONIC, read before this
@@ -129,7 +144,7 @@ class TeeSource {
 
   std::vector<Ring> rings_;
   std::vector<Ring*> waiting_;  ///< rings with copies, during receive()
-  pipeline::UmemView umem_;
+  pipeline::UmemView umem_, copies_;
   pipeline::FramePool& pool_;
   std::uint64_t looked_ns_ = 0;  ///< when it last looked at who makes copies
   std::uint32_t budget_;

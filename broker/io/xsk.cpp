@@ -83,4 +83,20 @@ Result<std::unique_ptr<XskSocket>> XskSocket::open(const XskSpec& spec, pipeline
   }
 }
 
+bool registers_as_umem(pipeline::UmemView memory) noexcept {
+  xsk_umem* umem = nullptr;
+  xsk_ring_prod fill{};
+  xsk_ring_cons completion{};
+  const xsk_umem_config config{.fill_size = 64,
+                               .comp_size = 64,
+                               .frame_size = memory.frame_size,
+                               .frame_headroom = 0,
+                               .flags = 0};
+  const int error =
+      xsk_umem__create(&umem, memory.base, std::uint64_t{memory.frames} * memory.frame_size, &fill,
+                       &completion, &config);
+  if (error == 0) xsk_umem__delete(umem);
+  return error != -EFAULT && error != -EINVAL && error != -EOPNOTSUPP;
+}
+
 }  // namespace vtap::io

@@ -52,4 +52,8 @@ class XskSocket {
   bool zero_copy_ = false;
 };
 
+/// Whether the kernel takes this memory as UMEM: tried. True also where it could not be tried (no
+/// privilege, no memory), as then the first socket says what is missing.
+bool registers_as_umem(pipeline::UmemView memory) noexcept;
+
 }  // namespace vtap::io

@@ -62,7 +62,7 @@ Worker::Worker(WorkerSpec spec, pipeline::UmemView umem, const pipeline::SharedP
       event_(std::move(event)),
       epoll_(std::move(epoll)),
       pool_(spec_.first_frame, spec_.frames),
-      tee_(spec_.tee_rings, umem, pool_, spec_.tee_frames),
+      tee_(spec_.tee_rings, umem, spec_.copies, pool_, spec_.tee_frames),
       own_(targets_.size()),
       crossing_sinks_(targets_.size()),
       lent_(crossing.workers(), 0) {}

@@ -49,6 +49,7 @@ struct WorkerSpec {
   std::uint32_t frames = 0;
   std::vector<vtap_cpu*> tee_rings;
   std::uint32_t tee_frames = 0;  ///< frames that the tee rings may hold
+  pipeline::UmemView copies;     ///< where the tee puts them (io::TeeMemory)
   config::Poll poll = config::Poll::adaptive;
   std::uint64_t stale_ns = 0;  ///< age at which an original is no longer sent
 };

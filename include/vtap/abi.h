@@ -236,8 +236,9 @@ struct vtap_cpu {
   __u8 pad2[VTAP_CACHE_LINE - 4];
   /* Who makes copies for one worker: VTAP_NO_MAKER, a CPU's number + 1, or VTAP_MANY_MAKERS. Only
    * the one of the worker's lead CPU counts. A CPU that finds itself here stands alone, and stamps
-   * with the time of its last copy; else it reads the clock (CLOCK_MONOTONIC, ns), and says so here.
-   * So stamps grow from copy to copy where one caused the other, and a sole maker needs no clock. */
+   * with the time of its last copy; else it reads the clock (CLOCK_MONOTONIC, ns), and says so
+   * here. So stamps grow from copy to copy where one caused the other, and a sole maker needs no
+   * clock. */
   __u32 maker;
   __u8 pad3[VTAP_CACHE_LINE - 4];
   struct vtap_port_counters port[VTAP_MAX_PORTS];
@@ -255,6 +256,7 @@ struct vtap_redirect_errors {
   __u64 rx_ring_full;  /* AF_XDP RX ring full */
   __u64 no_free_frame; /* AF_XDP fill ring empty */
   __u64 xsk_too_long;  /* does not fit an AF_XDP frame; should stay zero */
+  __u64 no_socket;     /* AF_XDP socket closed, or of another port or queue */
 };
 
 /* ---------------------------------------------------------------- program constants */

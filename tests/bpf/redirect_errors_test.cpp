@@ -49,7 +49,7 @@ class Wire {
 /// All of them, for one glance.
 std::uint64_t total(const vtap_redirect_errors& errors) {
   return errors.tx_failed + errors.too_long + errors.rx_ring_full + errors.no_free_frame +
-         errors.xsk_too_long;
+         errors.xsk_too_long + errors.no_socket;
 }
 
 class RedirectErrorsTest : public NetnsTest {
@@ -192,6 +192,14 @@ TEST_F(RedirectErrorsTest, FullAndStarvedAfXdpRings) {
   EXPECT_EQ(total(errors.read(kPort)), 7U);
   std::uint32_t at = 0;
   EXPECT_EQ(::xsk_ring_cons__peek(&socket->rx, 2 * kRing, &at), kRing);
+
+  const Veth elsewhere("elsewhere", "its-end");
+  const auto stranger = require(io::XskSocket::open(
+      {.port = "elsewhere", .queue = 0, .rx_size = kRing, .tx_size = 0}, tee.memory().umem()));
+  ASSERT_TRUE(succeeded(tap.programs().set_socket(0, stranger->fd())));
+  ASSERT_NO_FATAL_FAILURE(send(5));
+  EXPECT_TRUE(eventually([&] { return errors.read(kPort).no_socket == 5; }));
+  EXPECT_EQ(total(errors.read(kPort)), 12U);
 }
 
 }  // namespace

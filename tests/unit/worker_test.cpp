@@ -405,6 +405,16 @@ TEST_F(Tee, ASendersCopiesStayInOrderWhenItMoves) {
   }
 }
 
+TEST_F(Tee, CopiesAreCopiedOverWhereTheUmemIsOtherMemory) {
+  MemoryUmem array{kFrames, 64};
+  io::TeeSource source(rings(1), umem_.view(), array.view(), pool_, 1024);
+  FakeProgram program(*cpus_[0], array.view(), doorbell_);
+  for (std::uint64_t mark = 1; mark <= 5'000; ++mark) {
+    ASSERT_TRUE(program.copy(mark));
+    ASSERT_EQ(receive(source), std::vector{mark});
+  }
+}
+
 TEST_F(Tee, DoesNotSleepWhereCopiesWait) {
   io::TeeSource source(rings(2), umem_.view(), pool_, 1024);
   FakeProgram program(*cpus_[1], umem_.view(), doorbell_);
