@@ -78,10 +78,8 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
   if (port.mode() == config::Mode::inline_pair) {
     // A device counts failed transmissions of all kinds, also those that XDP reports (veth does).
     const TapPort& output = *taps_[port.place().output_index];
-    const auto counters = host::link_counters(output.link().ifindex);
-    const std::uint64_t device_drops =
-        counters ? minus(counters.value().tx_dropped, output.tx_dropped_before) : 0;
-    const std::uint64_t tx_failed = std::max<std::uint64_t>(failed.tx_failed, device_drops);
+    const std::uint64_t tx_failed =
+        std::max<std::uint64_t>(failed.tx_failed, output.device_drops());
     const std::uint64_t late = originals.late_refused + originals.late_stale;
     out.passed_frames = minus(seen.forwarded + originals.taken, tx_failed + failed.too_long + late);
     out.not_passed = {

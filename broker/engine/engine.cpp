@@ -123,7 +123,6 @@ Result<void> Engine::open_tap_ports() {
       }
       auto port = TapPort::open(state_, plan_, how, place, how.links[i], memory_, classes_);
       if (!port) return port.error();
-      (*port)->tx_dropped_before = how.links[i].counters.tx_dropped;
       carries_.push_back(how.links[i].ready());
       taps_.push_back(std::move(*port));
     }
@@ -308,7 +307,7 @@ void Engine::roll_back() {
     if (port == nullptr || ours_before) return;
     if (auto done = port->restore(); !done) spdlog::warn("{}", done.error().message);
   };
-  for (const auto& port : taps_) undo(&port->host_port(), port->ours_before());
+  for (const auto& port : taps_) undo(port->host_port(), port->ours_before());
   for (const auto& monitor : monitors_) undo(monitor->host_port(), monitor->ours_before());
 }
 
@@ -323,8 +322,69 @@ void Engine::follow_links() {
   auto links = host::links();
   if (!links) return spdlog::warn("{}", links.error().message);
   const std::lock_guard lock(ports_mutex_);
+  for (std::uint32_t tap = 0; tap < resolved_.taps.size(); ++tap) retake(tap, *links);
   for (const auto& port : taps_) follow_tap(*port, *links);
   for (const auto& monitor : monitors_) follow_monitor(*monitor, *links);
+}
+
+/// Ports that were deleted and made again have new indexes and nothing of ours on them: they are
+/// taken anew, with counters that go on. Both of a pair are, as each sends to the other.
+void Engine::retake(std::uint32_t tap, const std::vector<host::Link>& links) {
+  ResolvedTap& how = resolved_.taps[tap];
+  if (how.capture != config::Capture::tee) return;
+  std::vector<std::size_t> lost;
+  bool all_there = true;
+  std::vector<host::Link> now = how.links;
+  for (std::size_t i = 0; i < taps_.size(); ++i) {
+    if (taps_[i]->place().tap != tap) continue;
+    const host::Link& old = taps_[i]->link();
+    const auto link = std::ranges::find(links, old.name, &host::Link::name);
+    const auto known = std::ranges::find(now, old.name, &host::Link::name);
+    if (link == links.end()) {
+      all_there = false;
+    } else if (link->ifindex != old.ifindex || !taps_[i]->is_open()) {
+      *known = *link;
+      lost.push_back(i);
+    }
+  }
+  const bool pair = plan_.config.taps[tap].mode == config::Mode::inline_pair;
+  if (lost.empty() || (pair && !all_there)) return;
+  how.links = now;
+  if (pair) {
+    const std::size_t other = taps_[lost.front()]->place().output_index;
+    lost = {lost.front(), other};
+  }
+  for (const std::size_t i : lost) taps_[i]->close();
+  for (const std::size_t i : lost) {
+    if (auto done = retake_port(i); !done) {
+      if (taps_[i]->is_news(done.error().message)) {
+        spdlog::warn("tap port {} cannot be taken up again, trying again: {}",
+                     taps_[i]->link().name, done.error().message);
+      }
+      return;
+    }
+  }
+}
+
+Result<void> Engine::retake_port(std::size_t number) {
+  std::unique_ptr<TapPort>& old = taps_[number];
+  const ResolvedTap& how = resolved_.taps[old->place().tap];
+  const auto link_of = [&](const std::string& name) -> const host::Link& {
+    return *std::ranges::find(how.links, name, &host::Link::name);
+  };
+  TapPort::Place place = old->place();
+  if (place.output) place.output = link_of(place.output->name);
+  auto port =
+      TapPort::open(state_, plan_, how, place, link_of(old->link().name), memory_, classes_);
+  if (!port) return port.error();
+  if (auto done = (*port)->attach(); !done) return done;
+  errors_.remove_port(old->link().ifindex);
+  if (auto done = errors_.add_port((*port)->link().ifindex, place.index); !done) return done;
+  if (auto done = (*port)->engage(); !done) return done;
+  (*port)->drops_of_others = old->drops_of_others;
+  old = std::move(*port);
+  spdlog::info("tap port {} is taken up again", old->link().name);
+  return {};
 }
 
 void Engine::follow_tap(const TapPort& port, const std::vector<host::Link>& links) {
@@ -333,9 +393,10 @@ void Engine::follow_tap(const TapPort& port, const std::vector<host::Link>& link
   if (carries == carries_[port.place().index]) return;
   carries_[port.place().index] = carries;
   const std::string state = carries               ? "up"
-                            : link == links.end() ? "gone; restart the broker when "
-                                                    "it is back"
-                                                  : "down";
+                            : link != links.end() ? "down"
+                            : port.capture() == config::Capture::tee
+                                ? "gone"
+                                : "gone; restart the broker when it is back";
   spdlog::warn("tap port {} is {}", port.link().name, state);
 }
 

@@ -58,6 +58,8 @@ class Engine {
   Result<void> engage();
   void roll_back();
   void share_frames();
+  void retake(std::uint32_t tap, const std::vector<host::Link>& links);
+  Result<void> retake_port(std::size_t number);
   void follow_tap(const TapPort& port, const std::vector<host::Link>& links);
   static void follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links);
   void disengage();

@@ -73,9 +73,21 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
       new TapPort(std::move(*port), std::move(*programs), place, how, mode, ours_before));
 }
 
+void TapPort::close() {
+  drops_of_others = device_drops();
+  port_.reset();
+}
+
+std::uint64_t TapPort::device_drops() const {
+  const auto counters = host::link_counters(link_.ifindex);
+  const std::uint64_t before = link_.counters.tx_dropped;
+  if (!port_ || !counters || counters.value().tx_dropped < before) return drops_of_others;
+  return drops_of_others + counters.value().tx_dropped - before;
+}
+
 Result<void> TapPort::attach() {
   if (hook_ == host::Hook::tc) {
-    auto attached = port_.attach_tc(host::Direction::ingress, programs_.stub_fd());
+    auto attached = port_->attach_tc(host::Direction::ingress, programs_.stub_fd());
     if (!attached) return attached.error();
     for (const host::TcFilter& filter : attached->ahead) {
       spdlog::warn(
@@ -83,10 +95,10 @@ Result<void> TapPort::attach() {
           "them from it",
           link().name, filter.kind, filter.priority);
     }
-    if (auto old = port_.detach_xdp(); !old) return old.error();
+    if (auto old = port_->detach_xdp(); !old) return old.error();
     return {};
   }
-  auto attached = port_.attach_xdp(programs_.stub_fd(), mode_ == config::Mode::span);
+  auto attached = port_->attach_xdp(programs_.stub_fd(), mode_ == config::Mode::span);
   if (!attached) return attached.error();
   if (*attached == host::XdpMode::generic) {
     spdlog::warn(
@@ -94,7 +106,7 @@ Result<void> TapPort::attach() {
         "without the tag and checksum that the kernel keeps beside them",
         link().name);
   }
-  if (auto old = port_.detach_tc(host::Direction::ingress); !old) return old.error();
+  if (auto old = port_->detach_tc(host::Direction::ingress); !old) return old.error();
   return {};
 }
 

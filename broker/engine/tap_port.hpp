@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "config/config.hpp"
@@ -35,6 +37,11 @@ class TapPort {
                                                const host::Link& link, const io::TeeMemory& memory,
                                                const io::ClassMaps& classes);
 
+  /// Gives up the claim, for the one that comes in its place: its device is gone, or the other
+  /// device of its pair. Programs that are attached stay.
+  void close();
+  [[nodiscard]] bool is_open() const noexcept { return port_.has_value(); }
+
   /// Attaches the stub, which is a wire until engage().
   Result<void> attach();
   /// Once all stubs are attached: logs if the other port would not take what XDP redirects to it. A
@@ -44,8 +51,16 @@ class TapPort {
   Result<void> disengage() { return programs_.disengage(); }
 
   [[nodiscard]] const Place& place() const noexcept { return place_; }
-  [[nodiscard]] const host::Link& link() const noexcept { return port_.link(); }
-  [[nodiscard]] host::Port& host_port() noexcept { return port_; }
+  /// The device as it was when it was taken.
+  [[nodiscard]] const host::Link& link() const noexcept { return link_; }
+  /// The host port, for a rollback; null: given up.
+  [[nodiscard]] host::Port* host_port() noexcept { return port_ ? &*port_ : nullptr; }
+  /// Frames that devices of this name dropped on output while they were this port.
+  [[nodiscard]] std::uint64_t device_drops() const;
+  /// Whether this trouble is another than last time; what is tried every second is logged once.
+  bool is_news(const std::string& trouble) {
+    return std::exchange(last_trouble_, trouble) != trouble;
+  }
   [[nodiscard]] io::TapPrograms& programs() noexcept { return programs_; }
   /// A program of an earlier broker was attached when this one came.
   [[nodiscard]] bool ours_before() const noexcept { return ours_before_; }
@@ -57,13 +72,14 @@ class TapPort {
   std::vector<std::unique_ptr<io::XskSocket>> sockets;
   /// Inline redirect: index of the sinks by which originals leave through this port.
   std::optional<std::uint32_t> exit_target;
-  /// Frames that the device says it dropped on output before the broker started.
-  std::uint64_t tx_dropped_before = 0;
+  /// Frames dropped by devices of this name that are gone.
+  std::uint64_t drops_of_others = 0;
 
  private:
   TapPort(host::Port port, io::TapPrograms programs, Place place, const ResolvedTap& how,
           config::Mode mode, bool ours_before)
-      : port_(std::move(port)),
+      : link_(port.link()),
+        port_(std::move(port)),
         programs_(std::move(programs)),
         place_(std::move(place)),
         hook_(how.hook),
@@ -71,13 +87,15 @@ class TapPort {
         mode_(mode),
         ours_before_(ours_before) {}
 
-  host::Port port_;
+  host::Link link_;
+  std::optional<host::Port> port_;
   io::TapPrograms programs_;
   Place place_;
   host::Hook hook_;
   config::Capture capture_;
   config::Mode mode_;
   bool ours_before_;
+  std::string last_trouble_;
 };
 
 }  // namespace vtap::engine

@@ -194,13 +194,13 @@ Result<void> add_default_routes(std::vector<int>& indexes, std::uint8_t family) 
   return {};
 }
 
-/// Drivers with native XDP and redirect in 6.1, for kernels that cannot tell. Virtual devices are
-/// not asked.
-constexpr std::array<std::string_view, 23> xdp_drivers{
-    "atlantic",  "bnxt_en", "ena",     "fsl_dpa",       "fsl_dpaa2_eth", "fsl_enetc",
-    "hv_netvsc", "i40e",    "ice",     "igb",           "igc",           "ixgbe",
-    "ixgbevf",   "mana",    "mlx4_en", "mlx5_core",     "mvneta",        "mvpp2",
-    "nfp",       "qede",    "sfc",     "thunder-nicvf", "virtio_net"};
+/// Drivers with native XDP and redirect in 6.1, for kernels that cannot tell. Virtual ones only
+/// when the config asks for it.
+constexpr std::array<std::string_view, 25> xdp_drivers{
+    "atlantic",      "bnxt_en",   "ena",    "fsl_dpa",   "fsl_dpaa2_eth", "fsl_enetc", "hv_netvsc",
+    "i40e",          "ice",       "igb",    "igc",       "ixgbe",         "ixgbevf",   "mana",
+    "mlx4_en",       "mlx5_core", "mvneta", "mvpp2",     "nfp",           "qede",      "sfc",
+    "thunder-nicvf", "tun",       "veth",   "virtio_net"};
 
 }  // namespace
 

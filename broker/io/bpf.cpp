@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -18,11 +17,21 @@ namespace {
 thread_local std::string libbpf_log;
 constexpr std::size_t kLogLimit = 2000;
 
+/// Keeps the end of what is said: there the verifier says why.
 int keep_message(libbpf_print_level level, const char* format, va_list arguments) {
   if (level != LIBBPF_WARN) return 0;
-  std::array<char, 1000> line{};
-  const int length = std::vsnprintf(line.data(), line.size(), format, arguments);
-  if (length > 0 && libbpf_log.size() < kLogLimit) libbpf_log += line.data();
+  va_list again;
+  va_copy(again, arguments);
+  const int length = std::vsnprintf(nullptr, 0, format, arguments);
+  if (length > 0) {
+    std::string message(static_cast<std::size_t>(length), '\0');
+    std::vsnprintf(message.data(), message.size() + 1, format, again);
+    libbpf_log += message;
+    if (libbpf_log.size() > kLogLimit) {
+      libbpf_log.replace(0, libbpf_log.size() - kLogLimit, "... ");
+    }
+  }
+  va_end(again);
   return length;
 }
 

@@ -16,7 +16,8 @@ import pytest
 import packets
 from broker import (CAPTURES, TEES, Broker, by_name, config, inline, ledgers_hold, monitors, policy,
                     simple_config, tap_ports)
-from lab import Lab, assert_frames, assert_restored, carry, differences, snapshot
+from lab import (Lab, assert_frames, assert_restored, carry, differences, eventually,
+                 snapshot)
 from traffic import BothWays, Delivery
 
 RATE = 1000             # frames per second and direction
@@ -208,6 +209,55 @@ def test_tap_port_down_and_up(capture: str) -> None:
             for source, sink in lab.directions():
                 carry(frames, source, sink, lab.monitors)
         running.settled()
+
+
+@tees
+@pytest.mark.parametrize("gone", [("t0",), ("t1",), ("t0", "t1")], ids="+".join)
+def test_tap_port_deleted_and_made_again(capture: str, gone: tuple[str, ...]) -> None:
+    """As the ports of virtual machines are. The tap goes on, and so do its counters."""
+    with lab_for(capture) as lab, Broker(lab, simple_config(CAPTURES[capture])) as running:
+        frames = [packets.sized(60, n) for n in range(200)]
+        for source, sink in lab.directions():
+            carry(frames, source, sink, lab.monitors)
+        ends = {"t0": lab.left, "t1": lab.right}
+        for name in gone:
+            lab.port(name).delete()
+        time.sleep(0.3)
+        assert running.running
+        for name in gone:
+            lab.link(name, ends[name].port)
+            if capture == "xdp":
+                ends[name].port.offload("gro", "on", "tx", "off", "tso", "off")
+            ends[name].reopen()
+        assert eventually(lambda: all(port["state"] == "up"
+                                      for port in tap_ports(running.stats()).values()))
+        lab.clear()
+        for source, sink in lab.directions():
+            carry(frames, source, sink, lab.monitors)
+        stats = running.settled()
+        ledgers_hold(stats)
+        assert [tap_ports(stats)[name]["copied_frames"] for name in ("t0", "t1")] == [400, 400]
+        assert running.stop() == 0
+        running.detach()
+        assert "vtap" not in lab.tap_ns.run("bpftool", "net", "show").stdout
+
+
+@tees
+def test_host_port_deleted_and_made_again(capture: str) -> None:
+    with lab_for(capture) as lab:
+        tap = {"name": "server", "mode": "host", "ports": ["t0", "t1"], "direction": "ingress",
+               **CAPTURES[capture]}
+        text = config([tap], monitors(1), [policy()])
+        with Broker(lab, text) as running:
+            lab.port("t0").delete()
+            lab.right.send(packets.sized(60, 1))  # the other port's copies go on meanwhile
+            assert_frames([packets.sized(60, 1)], lab.monitor(0).receive(1), "copy of t1")
+            lab.link("t0", lab.left.port)
+            lab.left.reopen()
+            assert eventually(lambda: tap_ports(running.stats())["t0"]["state"] == "up")
+            lab.left.send(packets.sized(60, 2))
+            assert_frames([packets.sized(60, 2)], lab.monitor(0).receive(1), "copy of t0")
+            ledgers_hold(running.settled())
 
 
 @captures
