@@ -106,6 +106,13 @@ Result<void> TapPort::attach() {
         "without the tag and checksum that the kernel keeps beside them",
         link().name);
   }
+  if (*attached != host::XdpMode::generic && host::natural_hook(link()) == host::Hook::tc) {
+    spdlog::warn(
+        "port {} ({}): XDP sees frames without the tag and checksum that the kernel keeps beside "
+        "them; turn tx offloads off where they are made, or write hook = \"tc\" and capture = "
+        "\"tee\"",
+        link().name, link().driver);
+  }
   if (auto old = port_->detach_tc(host::Direction::ingress); !old) return old.error();
   return {};
 }

@@ -10,7 +10,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
+#include <fstream>
 #include <future>
+#include <string>
+#include <system_error>
 
 #include "io/bpf.hpp"
 
@@ -23,14 +27,34 @@ constexpr std::uint64_t kSpin = 50'000;
 /// No sleep is longer: heartbeats and late completions need a round now and then.
 constexpr int kLongestSleepMs = 100;
 constexpr int kEvents = 16;
+constexpr std::int64_t kSecond = 1'000'000'000;
+
+/// By how much this process's time namespace shifts CLOCK_MONOTONIC, ns. BPF programs read the
+/// clock without that. The kernel tells of the namespace for children, which is another one only
+/// after an unshare that no exec followed. (time_namespaces(7))
+std::int64_t time_namespace_shift() {
+  std::error_code error;
+  const auto ours = std::filesystem::read_symlink("/proc/self/ns/time", error);
+  if (error || ours != std::filesystem::read_symlink("/proc/self/ns/time_for_children", error)) {
+    return 0;
+  }
+  std::ifstream file("/proc/self/timens_offsets");
+  std::string clock;
+  std::int64_t seconds = 0;
+  std::int64_t nanoseconds = 0;
+  while (file >> clock >> seconds >> nanoseconds) {
+    if (clock == "monotonic") return seconds * kSecond + nanoseconds;
+  }
+  return 0;
+}
 
 }  // namespace
 
 std::uint64_t monotonic_ns() noexcept {
+  static const std::int64_t shift = time_namespace_shift();
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-         static_cast<std::uint64_t>(now.tv_nsec);
+  return static_cast<std::uint64_t>(now.tv_sec * kSecond + now.tv_nsec - shift);
 }
 
 Result<std::unique_ptr<Worker>> Worker::create(WorkerSpec spec, pipeline::UmemView umem,
@@ -346,7 +370,6 @@ bool Worker::may_sleep() noexcept {
 /// False: nothing happened in that time.
 bool Worker::wait_for_events(std::chrono::nanoseconds timeout) noexcept {
   std::array<epoll_event, kEvents> events;
-  constexpr std::int64_t kSecond = 1'000'000'000;
   const timespec limit{timeout.count() / kSecond, timeout.count() % kSecond};
   return epoll_pwait2(epoll_.get(), events.data(), kEvents, &limit, nullptr) > 0;
 }

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +193,22 @@ def test_started_under_ip_netns_exec(capture: str) -> None:
                 assert running.stop() == 0
                 time.sleep(0.3)
             assert_harmless(traffic, capture)
+
+
+@captures
+@pytest.mark.parametrize("shift", ["ahead", "behind"])
+def test_started_in_a_time_namespace(capture: str, shift: str) -> None:
+    """Its clock is not that of the programs."""
+    uptime = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+    seconds = 100_000 if shift == "ahead" else -uptime // 2
+    with lab_for(capture) as lab:
+        launcher = ["unshare", "--time", f"--monotonic={seconds}"]
+        with Broker(lab, simple_config(CAPTURES[capture]), launcher=launcher) as running:
+            offsets = Path(f"/proc/{running.pid}/timens_offsets").read_text().split()
+            assert int(offsets[1]) == seconds, "else this test shows nothing"
+            for source, sink in lab.directions():
+                carry([packets.sized(60, n) for n in range(300)], source, sink, lab.monitors)
+            ledgers_hold(running.settled())
 
 
 @captures
