@@ -136,6 +136,7 @@ static __always_inline __u64 copy_time(struct vtap_cpu* cpu) {
  */
 static __always_inline void publish(struct vtap_cpu* cpu, struct vtap_port_counters* count) {
 #ifdef __TARGET_ARCH_x86
+  asm volatile("" ::: "memory"); /* the compiler knows no order between these stores */
   *(volatile __u32*)&cpu->desc_prod = cpu->desc_prod + 1;
 #else
   __sync_lock_test_and_set(&cpu->desc_prod, cpu->desc_prod + 1);

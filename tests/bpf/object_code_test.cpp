@@ -129,6 +129,16 @@ TEST_P(ObjectCode, ADescriptorIsPublishedOnce) {
   const std::vector<std::size_t> published = find_publishing();
   ASSERT_EQ(published.size(), 1U);
   EXPECT_EQ(is_atomic(code_[published[0]]), !kPublishesByStore);
+  // The descriptor is there by then.
+  std::size_t fields = 0;
+  for (std::size_t i = 0; i < code_.size(); ++i) {
+    const bool store = BPF_CLASS(code_[i].code) == BPF_STX || BPF_CLASS(code_[i].code) == BPF_ST;
+    const auto at = static_cast<std::size_t>(code_[i].off) - offsetof(vtap_cpu, desc_ring);
+    if (!store || at >= sizeof(vtap_desc)) continue;
+    ++fields;
+    EXPECT_LT(i, published[0]) << "a field is written behind the publishing";
+  }
+  EXPECT_GE(fields, 5U) << "time, frame, generation, len, port, flags";
   // The slot is given back behind it: before, the broker could refill it too early.
   const auto freed = find_stores(offsetof(vtap_cpu, free_cons), code_[published[0]].dst_reg);
   ASSERT_EQ(freed.size(), 1U);
