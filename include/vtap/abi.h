@@ -175,7 +175,7 @@ enum {
 
 enum {
   VTAP_NO_MAKER = 0,
-  VTAP_MANY_MAKERS = 0xffffffff, /* until the broker sees that one alone is left */
+  VTAP_MANY_MAKERS = 0x7fffffff, /* until the broker sees that one alone is left */
 };
 
 /* One copy on its way to the broker. */
