@@ -247,7 +247,8 @@ class FakeProgram {
     const std::uint32_t maker = __atomic_load_n(&lead_.maker, __ATOMIC_RELAXED);
     if (maker == number_ + 1) return cpu_.time;
     if (maker != VTAP_MANY_MAKERS) {
-      __atomic_store_n(&lead_.maker, maker == VTAP_NO_MAKER ? number_ + 1 : VTAP_MANY_MAKERS,
+      __atomic_store_n(&lead_.maker,
+                       maker == VTAP_NO_MAKER ? number_ + 1 : std::uint32_t{VTAP_MANY_MAKERS},
                        __ATOMIC_RELAXED);
     }
     return cpu_.time = now_ns();
