@@ -211,8 +211,10 @@ TEST_F(Redirect, SpanNeedsNoHeartbeat) {
 
 TEST_F(Redirect, FramesThatNoRingHoldsTakeThePlainPath) {
   const Veth out("out", "far");
-  const Veth elsewhere("socket", "its-end");
   for (const std::uint32_t frame_size : {2048U, 4096U}) {
+    const std::string size = std::to_string(frame_size);
+    const Veth elsewhere("socket" + size,
+                         "end" + size);  // a queue is busy for a while after a close
     Tee tee(8, frame_size);
     Tap port = tap(tee, VTAP_MODE_INLINE, out.ifindex());
     const auto socket = af_xdp(tee, elsewhere);
