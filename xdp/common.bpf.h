@@ -117,11 +117,13 @@ static __always_inline __u64 copy_time(struct vtap_cpu* cpu) {
   __u32 number = cpu->lead;
   struct vtap_cpu* lead = bpf_map_lookup_elem(&cpus, &number);
   if (!lead) return 0; /* cannot be */
-  __u32 maker = *(volatile __u32*)&lead->maker;
-  if (maker == me) return cpu->time;
-  if (maker != VTAP_MANY_MAKERS)
-    *(volatile __u32*)&lead->maker = maker == VTAP_NO_MAKER ? me : VTAP_MANY_MAKERS;
+  volatile __u32* maker = &lead->maker;
+  __u32 found = *maker;
+  if (found == me) return cpu->time;
+  if (found == VTAP_NO_MAKER) found = __sync_val_compare_and_swap(&lead->maker, VTAP_NO_MAKER, me);
   cpu->time = bpf_ktime_get_ns();
+  /* From here on nobody may go on with a stamp that is older than this one. */
+  if (found != VTAP_NO_MAKER && *maker != VTAP_MANY_MAKERS) *maker = VTAP_MANY_MAKERS;
   return cpu->time;
 }
 

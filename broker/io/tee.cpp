@@ -148,18 +148,23 @@ void TeeSource::share_out() noexcept {
 }
 
 void TeeSource::receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept {
+  // Two looks at every ring. What caused a copy of the first look is in its ring at the second; so
+  // in the order of their stamps, copies go as far as the last one of the first look.
+  std::uint32_t seen = 0;
+  for (Ring& ring : rings_) {
+    ring.desc_seen = load_acquire(ring.shared->desc_prod);
+    seen += ring.desc_seen - ring.desc_cons;
+  }
   waiting_.clear();
   for (Ring& ring : rings_) {
     ring.desc_prod = load_acquire(ring.shared->desc_prod);
     if (ring.desc_prod != ring.desc_cons) waiting_.push_back(&ring);
   }
-  const std::uint64_t horizon =
-      rings_.size() > 1 ? now_ns : std::numeric_limits<std::uint64_t>::max();
   std::size_t left = waiting_.size();
-  while (left > 0 && !burst.full()) {
+  while (seen > 0 && !burst.full()) {
     // The ring with the oldest copy goes first, as far as the oldest of the others.
     std::size_t first = 0;
-    std::uint64_t until = horizon;
+    std::uint64_t until = std::numeric_limits<std::uint64_t>::max();
     for (std::size_t i = 1; i < left; ++i) {
       const std::uint64_t time = waiting_[i]->head().time;
       const std::uint64_t oldest = waiting_[first]->head().time;
@@ -167,8 +172,7 @@ void TeeSource::receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept {
       until = std::min(until, std::max(time, oldest));
     }
     Ring& ring = *waiting_[first];
-    if (ring.head().time > horizon) break;
-    take(ring, burst, until);
+    seen -= take(ring, burst, until, seen);
     if (ring.desc_cons == ring.desc_prod) std::swap(waiting_[first], waiting_[--left]);
   }
   for (Ring* ring : waiting_) settle(*ring);
@@ -185,10 +189,12 @@ void TeeSource::look_for_sole_maker(std::uint64_t now_ns) noexcept {
   for (Ring& ring : rings_) ring.delivered = false;
 }
 
-void TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns) noexcept {
-  while (ring.desc_cons != ring.desc_prod && !burst.full()) {
+std::uint32_t TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns,
+                              std::uint32_t most_seen) noexcept {
+  std::uint32_t seen = 0;
+  while (ring.desc_cons != ring.desc_prod && seen < most_seen && !burst.full()) {
     const vtap_desc& desc = ring.head();
-    if (desc.time > until_ns) return;
+    if (desc.time > until_ns) break;
     const auto address = umem_.start(pipeline::FrameNumber{desc.frame});
     if (copies_.base != umem_.base) {
       std::memcpy(umem_.at(address), copies_.at(address), desc.len);
@@ -198,8 +204,11 @@ void TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns)
     }
     if (desc.flags != 0) finish_checksum(desc, umem_.at(address));
     burst.push(address, desc.len, desc.port);
+    // Indexes wrap.
+    seen += static_cast<std::int32_t>(ring.desc_seen - ring.desc_cons) > 0 ? 1 : 0;
     ++ring.desc_cons;
   }
+  return seen;
 }
 
 /// Gives the slots back of what receive() took, and frames for it.

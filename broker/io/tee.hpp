@@ -100,9 +100,8 @@ class TeeSource {
             pipeline::FramePool& pool, std::uint32_t budget);
 
   /// Appends copies to the burst while there is room, in the order of their making, whichever CPUs
-  /// made them, and replaces the frames they came in. `now_ns`: CLOCK_MONOTONIC, read before this
-  /// call; with several rings, younger copies wait for the next one, as an older one may just have
-  /// come into a ring that was looked at already.
+  /// made them, and replaces the frames they came in. `now_ns`: any clock that goes on, for what is
+  /// done now and then.
   void receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept;
 
   /// Gives free frames to CPUs that have fewer than their share.
@@ -126,7 +125,8 @@ class TeeSource {
   struct Ring {
     vtap_cpu* shared;
     std::uint32_t desc_cons = 0;
-    std::uint32_t desc_prod = 0;  ///< as far as this call looks
+    std::uint32_t desc_seen = 0;  ///< at receive()'s first look
+    std::uint32_t desc_prod = 0;  ///< at its second
     std::uint32_t free_prod = 0;
     bool active = false;     ///< has delivered: gets a deep share of frames
     bool delivered = false;  ///< since the last look at who makes copies
@@ -134,8 +134,10 @@ class TeeSource {
       return shared->desc_ring[desc_cons & (VTAP_RING_SLOTS - 1)];
     }
   };
-  /// Takes copies of one ring that are not younger than `until_ns`.
-  void take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns) noexcept;
+  /// Takes copies of one ring that are not younger than `until_ns`, until `most_seen` of the first
+  /// look are among them. Returns how many of the first look.
+  std::uint32_t take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns,
+                     std::uint32_t most_seen) noexcept;
   void settle(Ring& ring) noexcept;
   void look_for_sole_maker(std::uint64_t now_ns) noexcept;
   void refill(Ring& ring) noexcept;

@@ -102,7 +102,7 @@ TEST_P(ObjectCode, EveryAtomicFetches) {
     ++atomics;
     EXPECT_TRUE((code_[i].imm & BPF_FETCH) != 0) << "instruction " << i << " is a relaxed atomic";
   }
-  EXPECT_EQ(atomics, kPublishesByStore ? 3U : 4U) << "those of the next tests";
+  EXPECT_EQ(atomics, kPublishesByStore ? 4U : 5U) << "those of the next tests";
 }
 
 TEST_P(ObjectCode, IndexesOfTheOtherSideAreReadByAFetchingOperation) {
@@ -158,6 +158,25 @@ TEST_P(ObjectCode, TheSleepersFlagIsTakenByAnExchangeBehindThePublishing) {
         << i;
   }
   EXPECT_GT(flag[0], published[0]);
+}
+
+/// What docs/decisions/0010 asks for: oneself before the clock, "many" behind it.
+TEST_P(ObjectCode, AMakerIsAnnouncedBeforeItsTimeAndManyAfterIt) {
+  const auto announced = find_atomics(offsetof(vtap_cpu, maker));
+  ASSERT_EQ(announced.size(), 1U);
+  EXPECT_EQ(code_[announced[0]].imm, BPF_CMPXCHG);
+  std::vector<std::size_t> clocks;
+  std::vector<std::size_t> manys;
+  for (std::size_t i = 0; i < code_.size(); ++i) {
+    if (code_[i].code == (BPF_JMP | BPF_CALL) && code_[i].src_reg == 0 &&
+        code_[i].imm == BPF_FUNC_ktime_get_ns)
+      clocks.push_back(i);
+    const bool store = BPF_CLASS(code_[i].code) == BPF_STX || BPF_CLASS(code_[i].code) == BPF_ST;
+    if (store && i != announced[0] && code_[i].off == code_[announced[0]].off) manys.push_back(i);
+  }
+  ASSERT_EQ(manys.size(), 1U);
+  EXPECT_TRUE(std::ranges::any_of(
+      clocks, [&](std::size_t clock) { return clock > announced[0] && clock < manys[0]; }));
 }
 
 }  // namespace

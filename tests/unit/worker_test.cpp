@@ -244,14 +244,16 @@ class FakeProgram {
 
  private:
   std::uint64_t copy_time() {
-    const std::uint32_t maker = __atomic_load_n(&lead_.maker, __ATOMIC_RELAXED);
-    if (maker == number_ + 1) return cpu_.time;
-    if (maker != VTAP_MANY_MAKERS) {
-      __atomic_store_n(&lead_.maker,
-                       maker == VTAP_NO_MAKER ? number_ + 1 : std::uint32_t{VTAP_MANY_MAKERS},
-                       __ATOMIC_RELAXED);
+    std::uint32_t found = __atomic_load_n(&lead_.maker, __ATOMIC_RELAXED);
+    if (found == number_ + 1) return cpu_.time;
+    const bool alone = found == VTAP_NO_MAKER &&
+                       __atomic_compare_exchange_n(&lead_.maker, &found, number_ + 1, false,
+                                                   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    cpu_.time = now_ns();
+    if (!alone && __atomic_load_n(&lead_.maker, __ATOMIC_RELAXED) != VTAP_MANY_MAKERS) {
+      __atomic_store_n(&lead_.maker, std::uint32_t{VTAP_MANY_MAKERS}, __ATOMIC_RELAXED);
     }
-    return cpu_.time = now_ns();
+    return cpu_.time;
   }
 
   void ring_doorbell() {
@@ -377,32 +379,42 @@ TEST_F(Tee, CopiesOfSeveralCpusComeInTheOrderOfTheirMaking) {
 
 /// A sender that moves from CPU to CPU while the worker looks at their rings one after the other.
 TEST_F(Tee, ASendersCopiesStayInOrderWhenItMoves) {
-  constexpr std::uint64_t kCopies = 200'000;
+  constexpr std::uint64_t kPhaseNs = 25'000'000;
+  constexpr std::uint64_t kPhases = 8;
   {
     io::TeeSource source(rings(2), umem_.view(), pool_, 2048);
-    std::thread sender = thread_on(1, [this] {
+    std::atomic<bool> done{false};
+    std::uint64_t sent = 0;
+    std::thread sender = thread_on(1, [&] {
       std::vector<FakeProgram> programs = all_programs();
-      for (std::uint64_t mark = 1; mark <= kCopies;) {
+      const std::uint64_t start = now_ns();
+      for (std::uint64_t phase = 0; phase < kPhases; phase = (now_ns() - start) / kPhaseNs) {
         // In phases of moving about and of staying, so that CPUs stand alone, too.
-        if (programs[mark / (mark / 10'000 % 2 == 0 ? 3 : 3'000) % 2].copy(mark)) {
-          ++mark;
+        const std::uint64_t cpu = phase % 2 == 0 ? sent / 3 : phase / 2;
+        if (programs[cpu % 2].copy(sent + 1)) {
+          ++sent;
         } else {
           relax();
         }
       }
+      done = true;
     });
     std::uint64_t received = 0;
     std::uint64_t misplaced = 0;
-    while (received < kCopies) {
-      const auto marks = receive(source);
-      for (const std::uint64_t mark : marks) misplaced += mark == ++received ? 0 : 1;
-      if (marks.empty()) {
-        source.refill();
-        relax();
+    std::uint64_t looks_alone = 0;
+    for (bool last = false; !last;) {
+      last = done;
+      for (auto marks = receive(source); !marks.empty(); marks = receive(source)) {
+        for (const std::uint64_t mark : marks) misplaced += mark == ++received ? 0 : 1;
+        looks_alone += std::atomic_ref(cpus_[0]->maker).load() <= cpus_.size() ? 1 : 0;
       }
+      source.refill();
+      relax();
     }
     sender.join();
+    EXPECT_EQ(received, sent);
     EXPECT_EQ(misplaced, 0U);
+    EXPECT_GT(looks_alone, 100U) << "hardly ever alone: nothing was tested";
   }
 }
 
