@@ -19,6 +19,7 @@ constexpr std::uint32_t kLargestRxRing = 2048;
 constexpr std::uint32_t kSmallestRing = 64;
 /// A program that was called before the slot changed is done by then.
 constexpr auto kGrace = 20ms;
+constexpr auto kRetirePatience = 50ms;  ///< for a moment without an original under way
 constexpr auto kDrainPatience = 1s;
 
 std::vector<std::uint32_t> usable_cpus() {
@@ -422,6 +423,12 @@ void Engine::follow_monitor(MonitorPort& monitor, const std::vector<host::Link>&
   spdlog::info("monitor port {} is up", monitor.name());
 }
 
+void Engine::retire() {
+  for (const auto& worker : workers_) {
+    worker->call([&] { worker->retire(kRetirePatience); });
+  }
+}
+
 void Engine::disengage() {
   for (const auto& port : taps_) {
     if (auto done = port->disengage(); !done) spdlog::warn("{}", done.error().message);
@@ -450,9 +457,10 @@ void Engine::drain() {
 
 void Engine::stop() {
   if (std::exchange(stopped_, true)) return;
+  const bool running = !workers_.empty() && std::ranges::all_of(workers_, &worker::Worker::running);
+  if (running) retire();
   disengage();
-  const bool running = std::ranges::all_of(workers_, &worker::Worker::running);
-  if (running && !workers_.empty()) drain();
+  if (running) drain();
   for (const auto& worker : workers_) worker->stop();
 }
 

@@ -62,6 +62,7 @@ class Engine {
   Result<void> retake_port(std::size_t number);
   void follow_tap(const TapPort& port, const std::vector<host::Link>& links);
   static void follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links);
+  void retire();
   void disengage();
   void drain();
 

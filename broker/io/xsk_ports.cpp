@@ -134,6 +134,8 @@ void XskSource::receive(pipeline::Burst& burst) noexcept {
   refill();
 }
 
+bool XskSource::empty() const noexcept { return xsk_cons_nb_avail(&socket_.rx, 1) == 0; }
+
 void XskSource::refill() noexcept {
   const std::uint32_t depth = socket_.spec().rx_size;
   const std::uint32_t wanted = std::min(depth - std::min(depth, out_), pool_.available());

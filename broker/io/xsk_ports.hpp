@@ -76,6 +76,8 @@ class XskSource {
   /// ring.
   void receive(pipeline::Burst& burst) noexcept;
   void refill() noexcept;
+  /// Nothing waits to be received.
+  [[nodiscard]] bool empty() const noexcept;
 
   [[nodiscard]] std::uint8_t port() const noexcept { return port_; }
   [[nodiscard]] XskSocket& socket() const noexcept { return socket_; }

@@ -215,11 +215,32 @@ bool Worker::run_once(std::uint64_t now_ns) noexcept {
 /// Tells the programs that this worker takes its frames. After drop_stale(): the programs resume
 /// only when nothing old is left.
 void Worker::beat() noexcept {
+  const std::uint64_t beat = retired_ ? 0 : now_ns_;
   for (Source& source : sources_) {
     if (source.heartbeat != nullptr) {
-      std::atomic_ref(*source.heartbeat).store(now_ns_, std::memory_order_relaxed);
+      std::atomic_ref(*source.heartbeat).store(beat, std::memory_order_relaxed);
     }
   }
+}
+
+void Worker::retire(std::chrono::nanoseconds patience) noexcept {
+  const std::uint64_t give_up = monotonic_ns() + static_cast<std::uint64_t>(patience.count());
+  do {
+    run_once(monotonic_ns());
+    reclaim();
+  } while (originals_under_way() && monotonic_ns() < give_up);
+  retired_ = true;
+  beat();
+}
+
+bool Worker::originals_under_way() const noexcept {
+  for (const Source& source : sources_) {
+    if (source.output && !source.source.empty()) return true;
+  }
+  for (std::size_t i = 0; i < own_.size(); ++i) {
+    if (own_[i] && !targets_[i].monitor && own_[i]->held() != 0) return true;
+  }
+  return std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; });
 }
 
 bool Worker::reclaim() noexcept {

@@ -105,6 +105,10 @@ class Worker final : public io::FrameReturn {
   [[nodiscard]] const pipeline::FramePool& pool() const noexcept { return pool_; }
   /// No frame waits in a source, a queue between workers, or a connected sink.
   [[nodiscard]] bool drained() const noexcept;
+  /// Tells the programs to take the plain path from now on, and does so when no original is on its
+  /// way through this worker, so that those to come overtake none. Under a load that leaves no such
+  /// moment, at the end of `patience`.
+  void retire(std::chrono::nanoseconds patience) noexcept;
   /// Frames of a closed socket: gives them back and counts them.
   void abandon(std::uint32_t target) noexcept;
   /// Frames in this worker's rings that are its own: free + these == total of the pool, when no
@@ -139,6 +143,7 @@ class Worker final : public io::FrameReturn {
   void sleep(std::uint64_t idle_ns) noexcept;
   bool wait_for_events(std::chrono::nanoseconds timeout) noexcept;
   [[nodiscard]] bool sinks_busy() const noexcept;
+  [[nodiscard]] bool originals_under_way() const noexcept;
   Result<void> watch(int fd);
 
   WorkerSpec spec_;
@@ -160,6 +165,7 @@ class Worker final : public io::FrameReturn {
   pipeline::Burst burst_;
   std::uint64_t now_ns_ = 0;
   std::uint64_t epoch_ns_ = 0;
+  bool retired_ = false;
 
   WorkerCounters counters_;
   std::array<OriginalCounters, VTAP_MAX_PORTS> originals_;
