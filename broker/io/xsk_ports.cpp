@@ -12,9 +12,6 @@
 namespace vtap::io {
 namespace {
 
-/// System calls per flush at most: in copy mode older kernels move 32 descriptors in each, and a
-/// burst is 64; more would hold up the other monitors.
-constexpr int kKicks = 4;
 constexpr std::uint32_t kReclaimBatch = 256;
 
 }  // namespace
@@ -52,15 +49,12 @@ std::uint32_t XskSink::unsent() const noexcept {
   return *socket_->tx.producer - taken;
 }
 
-void XskSink::flush() noexcept {
-  if (socket_ == nullptr) return;
-  // Also kicked when nothing new was posted: a ring that the kernel left full stalls otherwise.
-  for (int kick = 0; kick < kKicks && unsent() != 0; ++kick) {
-    if (xsk_ring_prod__needs_wakeup(&socket_->tx) == 0) return;
-    // An error means "not now" (EAGAIN, EBUSY, ENOBUFS) or a link that is down, which the link
-    // watch tells; either way the frames stay in the ring.
-    if (sendto(socket_->fd(), nullptr, 0, MSG_DONTWAIT, nullptr, 0) < 0) return;
-  }
+bool XskSink::kick() noexcept {
+  if (socket_ == nullptr || unsent() == 0) return false;
+  if (xsk_ring_prod__needs_wakeup(&socket_->tx) == 0) return false;
+  // An error means "not now" (EAGAIN, EBUSY, ENOBUFS) or a link that is down, which the link watch
+  // tells; either way the frames stay in the ring.
+  return sendto(socket_->fd(), nullptr, 0, MSG_DONTWAIT, nullptr, 0) >= 0;
 }
 
 std::uint32_t XskSink::forget(pipeline::FrameNumber frame) noexcept {
@@ -77,28 +71,35 @@ std::uint32_t XskSink::reclaim() noexcept {
   std::uint32_t slot = 0;
   const std::uint32_t count = xsk_ring_cons__peek(&socket_->completion, kReclaimBatch, &slot);
   if (count == 0) return 0;
+  std::uint32_t sent = 0;
   std::uint64_t bytes = 0;
   for (std::uint32_t i = 0; i < count; ++i) {
     const std::uint64_t address = *xsk_ring_cons__comp_addr(&socket_->completion, slot + i);
+    if (address >= nowhere()) continue;  // see retract()
     bytes += forget(umem_.number(pipeline::FrameAddress{address}));
+    ++sent;
   }
   xsk_ring_cons__release(&socket_->completion, count);
-  sent_frames_.add(count);
+  sent_frames_.add(sent);
   sent_bytes_.add(bytes);
-  return count;
+  return sent;
+}
+
+std::uint64_t XskSink::nowhere() const noexcept {
+  return std::uint64_t{umem_.frames} * umem_.frame_size;
 }
 
 std::uint32_t XskSink::retract() noexcept {
   if (socket_ == nullptr || socket_->zero_copy()) return 0;
-  // An address outside the UMEM: the kernel skips the descriptor and completes nothing.
-  const std::uint64_t nowhere = std::uint64_t{umem_.frames} * umem_.frame_size;
+  // An address outside the UMEM: the kernel sends nothing. Some just skip the descriptor, others
+  // (6.18) hand it back as completed.
   const std::uint32_t first = *socket_->tx.producer - unsent();
   std::uint32_t count = 0;
   for (std::uint32_t slot = first; slot != *socket_->tx.producer; ++slot) {
     xdp_desc* desc = xsk_ring_prod__tx_desc(&socket_->tx, slot);
-    if (desc->addr == nowhere) continue;  // retracted before, and not yet skipped
+    if (desc->addr == nowhere()) continue;  // retracted before, and not yet skipped
     forget(umem_.number(pipeline::FrameAddress{desc->addr}));
-    desc->addr = nowhere;
+    desc->addr = nowhere();
     desc->len = 1;
     ++count;
   }

@@ -39,8 +39,13 @@ class XskSink final : public pipeline::Sink {
   std::uint32_t abandon() noexcept;
 
   Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
-  /// Tells the kernel of posted frames, once; never waits.
-  void flush() noexcept;
+  /// Tells the kernel of posted frames, by one system call at most; never waits. Also for frames
+  /// that were posted before: a ring that the kernel left full stalls otherwise. False: no more is
+  /// to be done now. True: if frames are left, another call may move them.
+  bool kick() noexcept;
+  /// Calls of kick() for what one round posted: in copy mode older kernels move 32 descriptors in
+  /// each, and a burst is 64; more would hold up the other monitors.
+  static constexpr int kKicks = 4;
   /// Takes back what the kernel has sent. Returns how many.
   std::uint32_t reclaim() noexcept;
   /// Takes back frames that the kernel has not begun to send; for originals that are too old.
@@ -54,6 +59,8 @@ class XskSink final : public pipeline::Sink {
 
  private:
   [[nodiscard]] std::uint32_t unsent() const noexcept;
+  /// The address of descriptors that were taken back: the first one behind the UMEM.
+  [[nodiscard]] std::uint64_t nowhere() const noexcept;
   std::uint32_t forget(pipeline::FrameNumber frame) noexcept;
 
   XskSocket* socket_ = nullptr;

@@ -336,15 +336,22 @@ void Worker::release_burst() noexcept {
   for (std::uint32_t i = 0; i < burst_.size; ++i) pool_.release(umem_.number(burst_.address[i]));
 }
 
+/// True: too late for what this round has received. Its originals must not be sent any more.
+bool Worker::has_hung() const noexcept {
+  return !sources_.empty() && monotonic_ns() - now_ns_ > spec_.stale_ns;
+}
+
 void Worker::flush() noexcept {
-  // A hang between receiving and this point must not send originals late.
-  const bool late = !sources_.empty() && monotonic_ns() - now_ns_ > spec_.stale_ns;
   for (std::size_t i = 0; i < own_.size(); ++i) {
     if (!own_[i]) continue;
-    if (late && !targets_[i].monitor) {
-      originals_[targets_[i].input_port].late_stale.add(own_[i]->retract());
+    for (int kicks = 0; kicks < io::XskSink::kKicks; ++kicks) {
+      // A hang may begin anywhere, also between two kicks.
+      if (!targets_[i].monitor && has_hung()) {
+        originals_[targets_[i].input_port].late_stale.add(own_[i]->retract());
+        break;
+      }
+      if (!own_[i]->kick()) break;
     }
-    own_[i]->flush();
   }
   free_frames_.store(pool_.available(), std::memory_order_relaxed);
   for (std::uint32_t peer = 0; peer < peers_.size(); ++peer) {

@@ -136,6 +136,7 @@ class Worker final : public io::FrameReturn {
   void finish() noexcept;
   void release_burst() noexcept;
   void flush() noexcept;
+  [[nodiscard]] bool has_hung() const noexcept;
   void drop_stale() noexcept;
   void beat() noexcept;
   void run_tasks() noexcept;
