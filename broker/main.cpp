@@ -114,7 +114,9 @@ Result<void> check_privileges() {
   constexpr std::array needs = {Need{CAP_NET_ADMIN, "CAP_NET_ADMIN"},
                                 Need{CAP_NET_RAW, "CAP_NET_RAW"}, Need{CAP_BPF, "CAP_BPF"},
                                 Need{CAP_PERFMON, "CAP_PERFMON"},
-                                Need{CAP_IPC_LOCK, "CAP_IPC_LOCK"}};
+                                Need{CAP_IPC_LOCK, "CAP_IPC_LOCK"},
+                                // To see whose the programs are that are attached already.
+                                Need{CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}};
   std::string missing;
   capng_get_caps_process();
   for (const Need& need : needs) {
@@ -161,12 +163,14 @@ Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
       return io::bpf_error("watching signals and links", -errno);
     }
   }
+  // From here on originals pass and copies are made for every monitor that is there; systemd must
+  // not end the broker because one cable is out.
+  sd_notify(0, "READY=1");
   bool announced = false;
   while (true) {
     if (!announced && broker.ready()) {
       announced = true;
       spdlog::info("ready");
-      sd_notify(0, "READY=1");
     }
     std::array<epoll_event, 4> events{};
     if (epoll_wait(epoll.get(), events.data(), events.size(), kTickMs) < 0 && errno != EINTR) {
@@ -184,12 +188,17 @@ Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
   }
 }
 
-Result<config::Config> load_config(const std::string& file) {
+struct Loaded {
+  config::Config config;
+  std::vector<std::string> warnings;
+};
+
+Result<Loaded> load_config(const std::string& file) {
   config::Parsed parsed = config::load(file);
-  for (const auto& warning : parsed.warnings) {
-    std::cerr << config::format(warning, file) << " (warning)\n";
-  }
-  if (parsed.config) return std::move(*parsed.config);
+  std::vector<std::string> warnings;
+  for (const auto& warning : parsed.warnings) warnings.push_back(config::format(warning, file));
+  if (parsed.config) return Loaded{std::move(*parsed.config), std::move(warnings)};
+  for (const auto& warning : warnings) std::cerr << warning << " (warning)\n";
   std::string text;
   for (const auto& error : parsed.errors) {
     text += (text.empty() ? "" : "\n") + config::format(error, file);
@@ -197,12 +206,27 @@ Result<config::Config> load_config(const std::string& file) {
   return Error{std::move(text), ErrorKind::usage};
 }
 
-int check(const config::Config& config) {
-  if (auto tables = plan::compile(config); !tables) return fail(tables.error());
-  if (auto cpus = engine::worker_cpus(config.broker); !cpus) return fail(cpus.error());
+struct Prepared {
+  plan::Tables tables;
+  engine::Resolved resolved;
+};
+
+/// What a config means on this machine. Reads only; all that is wrong at once.
+Result<Prepared> prepare(const config::Config& config) {
   auto resolved = engine::resolve(config);
-  if (!resolved) return fail(resolved.error());
-  std::cout << engine::describe(config, *resolved);
+  auto tables = plan::compile(config);
+  if (!resolved && !tables && resolved.error().kind == tables.error().kind) {
+    return Error{resolved.error().message + '\n' + tables.error().message, tables.error().kind};
+  }
+  if (!resolved) return resolved.error();
+  if (!tables) return tables.error();
+  return Prepared{std::move(*tables), std::move(*resolved)};
+}
+
+int check(const config::Config& config) {
+  auto prepared = prepare(config);
+  if (!prepared) return fail(prepared.error());
+  std::cout << engine::describe(config, prepared->resolved);
   return kClean;
 }
 
@@ -229,10 +253,8 @@ int detach(const config::Config& config) {
 Result<void> serve(config::Config config) {
   if (auto allowed = check_privileges(); !allowed) return allowed;
   if (auto usable = check_kernel(); !usable) return usable;
-  auto resolved = engine::resolve(config);
-  if (!resolved) return resolved.error();
-  auto tables = plan::compile(config);
-  if (!tables) return tables.error();
+  auto prepared = prepare(config);
+  if (!prepared) return prepared.error();
   auto state = host::StateDir::open();
   if (!state) return state.error();
   auto signals = open_signals();
@@ -255,8 +277,8 @@ Result<void> serve(config::Config config) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
   }
   auto started = engine::Engine::start(
-      {.generation = 1, .config = std::move(config), .tables = std::move(*tables)},
-      std::move(*resolved), std::move(*state));
+      {.generation = 1, .config = std::move(config), .tables = std::move(prepared->tables)},
+      std::move(prepared->resolved), std::move(*state));
   if (!started) return started.error();
   broker.store(started->get());
   auto ended = run(**started, *signals);
@@ -280,14 +302,21 @@ int main_or_throw(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kClean : kUsage;
   }
-  auto config = load_config(file);
-  if (!config) return fail(config.error());
-  if (only_check) return check(*config);
-  if (only_detach) return detach(*config);
-  set_up_log(config->broker);
-  auto served = serve(std::move(*config));
+  auto loaded = load_config(file);
+  if (!loaded) return fail(loaded.error());
+  auto& [config, warnings] = *loaded;
+  if (only_check || only_detach) {
+    for (const auto& warning : warnings) std::cerr << warning << " (warning)\n";
+    return only_check ? check(config) : detach(config);
+  }
+  set_up_log(config.broker);
+  for (const auto& warning : warnings) spdlog::warn("{}", warning);
+  const bool json = config.broker.log_format == config::LogFormat::json;
+  auto served = serve(std::move(config));
   if (served) return kClean;
-  return fail(served.error());
+  if (!json) return fail(served.error());
+  spdlog::error("{}", served.error().message);
+  return exit_code(served.error().kind);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds and runs the benchmarks; nothing here decides whether a change may land.
 #
-#   sudo tools/bench.sh [ROUNDS]     default 5; results as docs/performance.md shows them
+#   tools/bench.sh [ROUNDS]     default 5; results as docs/performance.md shows them
 #
 # Run it on a machine that does nothing else, and read the ratios.
 set -euo pipefail

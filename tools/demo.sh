@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds the broker and shows it at work in a lab of network namespaces.
 #
-#   sudo tools/demo.sh [--seconds N | --forever]
+#   tools/demo.sh [--seconds N | --forever]
 #
 # Installs what is missing (tools/setup.sh), builds into build/release, and touches nothing else: the
 # lab is taken away at the end, on Ctrl-C too. Exit code 0: all ledgers and counts agree.
@@ -10,7 +10,7 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 if [[ $EUID -ne 0 ]]; then
-  echo "demo: network namespaces and BPF need root; run: sudo tools/demo.sh" >&2
+  echo "demo: network namespaces and BPF need root; run tools/demo.sh as root" >&2
   exit 1
 fi
 tools/setup.sh

@@ -37,7 +37,7 @@ done
 
 echo "setup: installing ${missing[*]}"
 if [[ $EUID -ne 0 ]]; then
-  echo "setup: needs root; run it with sudo" >&2
+  echo "setup: needs root; run it as root, or with sudo" >&2
   exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive

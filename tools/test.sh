@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds and runs every test: format, lint, all layers, sanitizers, fuzzers. See docs/testing.md.
 #
-#   sudo tools/test.sh           everything
-#   sudo tools/test.sh --quick   the layers alone, from build/dev
+#   tools/test.sh           everything
+#   tools/test.sh --quick   the layers alone, from build/dev
 #
 # The last thing printed is ctest's summary. With CI=true a skipped test is a failure.
 set -euo pipefail

@@ -70,6 +70,7 @@ struct Broker {
   /// Exactly one of the two forms, or neither for "auto".
   std::optional<std::uint32_t> worker_count;
   std::vector<std::uint32_t> worker_cpus;
+  Position workers_at;
   std::uint32_t frames = 32768;
   std::uint32_t frame_size = 2048;  ///< 2048 or 4096
   Poll poll = Poll::adaptive;

@@ -65,17 +65,19 @@ void read_file(Findings& findings, const toml::table& root, Document& document) 
 std::uint32_t line_of_deep_key(std::string_view text) {
   std::uint32_t line = 1;
   std::size_t dots = 0;
-  char quote = 0;
+  char quote = 0;  // what the line is inside of: a text, or a comment until its end
   for (const char c : text) {
     if (c == '\n') {
       ++line;
       quote = 0;
       dots = 0;
+    } else if (quote == '#') {
+      continue;
     } else if (quote != 0) {
       quote = c == quote ? '\0' : quote;
-    } else if (c == '"' || c == '\'') {
+    } else if (c == '"' || c == '\'' || c == '#') {
       quote = c;
-    } else if (c == '=' || c == ',' || c == '#') {
+    } else if (c == '=' || c == ',') {
       dots = 0;
     } else if (c == '.' && ++dots > kMaxKeyParts) {
       return line;

@@ -72,8 +72,8 @@ void read_sample(const Field& field, PolicyDraft& draft) {
 
 // The default burst: what the rate sends in 100 ms, and not less than lets ordinary bursts pass.
 constexpr std::uint64_t kBurstsPerSecond = 10;
-constexpr std::uint64_t kLeastBurstBytes = 64ULL << 10;
-constexpr std::uint64_t kLeastBurstPackets = 64;
+constexpr std::uint64_t kLeastBurstBytes = 4096;
+constexpr std::uint64_t kLeastBurstPackets = 4;
 constexpr std::uint64_t kMaxBurst = 1ULL << 40;
 
 struct MeterDraft {

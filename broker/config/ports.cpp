@@ -116,11 +116,6 @@ void check_capture(Findings& findings, const toml::table& table, const TapDraft&
   if (draft.capture == Capture::redirect) {
     find(findings, table, "hook")
         ->error(R"("tc" cannot redirect into AF_XDP; write hook = "xdp", or capture = "tee")");
-  } else if (draft.capture == Capture::automatic && draft.mode == Mode::span) {
-    find(findings, table, "hook")
-        ->error(
-            "a span tap is captured by redirect, which \"tc\" cannot do; add capture = \"tee\", or "
-            "remove the key");
   }
 }
 

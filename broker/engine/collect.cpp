@@ -79,7 +79,8 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
     // A device counts failed transmissions of all kinds, also those that XDP reports (veth does).
     const TapPort& output = *taps_[port.place().output_index];
     const std::uint64_t tx_failed =
-        std::max<std::uint64_t>(failed.tx_failed, output.device_drops());
+        std::max<std::uint64_t>(failed.tx_failed, output.device_drops()) +
+        port.lost_without_output(seen.forwarded);
     const std::uint64_t late = originals.late_refused + originals.late_stale;
     out.passed_frames = minus(seen.forwarded + originals.taken, tx_failed + failed.too_long + late);
     out.not_passed = {

@@ -22,45 +22,11 @@ constexpr auto kGrace = 20ms;
 constexpr auto kRetirePatience = 50ms;  ///< for a moment without an original under way
 constexpr auto kDrainPatience = 1s;
 
-std::vector<std::uint32_t> usable_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<std::uint32_t> cpus;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return {0};
-  for (std::uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
-  }
-  return cpus;
-}
-
 std::uint32_t ring_size(std::uint32_t frames, std::uint32_t largest) {
   return std::bit_floor(std::clamp(frames, kSmallestRing, largest));
 }
 
 }  // namespace
-
-Result<std::vector<std::uint32_t>> worker_cpus(const config::Broker& broker) {
-  const auto usable = usable_cpus();
-  if (!broker.worker_cpus.empty()) {
-    for (const std::uint32_t cpu : broker.worker_cpus) {
-      if (std::ranges::find(usable, cpu) == usable.end()) {
-        return Error{"[broker] workers: CPU " + std::to_string(cpu) +
-                         " is not one of those that this process may use",
-                     ErrorKind::usage};
-      }
-    }
-    return broker.worker_cpus;
-  }
-  // The highest CPUs: interrupts, and with them the tee, tend to be on the lowest.
-  const auto automatic = static_cast<std::uint32_t>(std::max<std::size_t>(usable.size() / 4, 1));
-  const std::uint32_t count = broker.worker_count.value_or(automatic);
-  if (count > usable.size()) {
-    return Error{"[broker] workers = " + std::to_string(count) + ": this process may use only " +
-                     std::to_string(usable.size()) + " CPUs",
-                 ErrorKind::usage};
-  }
-  return std::vector<std::uint32_t>(usable.end() - count, usable.end());
-}
 
 Engine::Engine(plan::Plan plan, Resolved resolved, host::StateDir state, io::TeeMemory memory,
                io::ClassMaps classes, io::RedirectErrors errors, host::LinkWatch watch)
@@ -156,9 +122,7 @@ void Engine::share_frames() {
 }
 
 Result<void> Engine::create_workers() {
-  auto cpus = worker_cpus(plan_.config.broker);
-  if (!cpus) return cpus.error();
-  const auto count = static_cast<std::uint32_t>(cpus->size());
+  const auto count = static_cast<std::uint32_t>(resolved_.worker_cpus.size());
   workers_.reserve(count);
   for (std::uint32_t i = 0; i < plan_.config.monitors.size(); ++i)
     targets_.push_back({.monitor = i});
@@ -172,7 +136,7 @@ Result<void> Engine::create_workers() {
   for (std::uint32_t i = 0; i < count; ++i) {
     worker::WorkerSpec spec;
     spec.index = i;
-    spec.cpu = (*cpus)[i];
+    spec.cpu = resolved_.worker_cpus[i];
     spec.frames = plan_.config.broker.frames / count;
     spec.first_frame = pipeline::FrameNumber{i * spec.frames};
     for (std::uint32_t cpu = i; shares_.tee != 0 && cpu < memory_.cpus(); cpu += count) {
@@ -382,13 +346,18 @@ Result<void> Engine::retake_port(std::size_t number) {
   errors_.remove_port(old->link().ifindex);
   if (auto done = errors_.add_port((*port)->link().ifindex, place.index); !done) return done;
   if (auto done = (*port)->engage(); !done) return done;
-  (*port)->drops_of_others = old->drops_of_others;
+  (*port)->take_over_counters(*old, memory_.counters(place.index).forwarded);
   old = std::move(*port);
   spdlog::info("tap port {} is taken up again", old->link().name);
   return {};
 }
 
-void Engine::follow_tap(const TapPort& port, const std::vector<host::Link>& links) {
+void Engine::follow_tap(TapPort& port, const std::vector<host::Link>& links) {
+  if (const auto& output = port.place().output) {
+    const bool there =
+        std::ranges::find(links, output->ifindex, &host::Link::ifindex) != links.end();
+    port.output_is(there, memory_.counters(port.place().index).forwarded);
+  }
   const auto link = std::ranges::find(links, port.link().ifindex, &host::Link::ifindex);
   const bool carries = link != links.end() && link->ready();
   if (carries == carries_[port.place().index]) return;

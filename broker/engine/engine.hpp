@@ -60,7 +60,7 @@ class Engine {
   void share_frames();
   void retake(std::uint32_t tap, const std::vector<host::Link>& links);
   Result<void> retake_port(std::size_t number);
-  void follow_tap(const TapPort& port, const std::vector<host::Link>& links);
+  void follow_tap(TapPort& port, const std::vector<host::Link>& links);
   static void follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links);
   void retire();
   void disengage();
@@ -99,8 +99,5 @@ class Engine {
   std::vector<bool> carries_;                           ///< by port index
   bool stopped_ = false;
 };
-
-/// CPUs for the workers of a config. Error (usage): a CPU that this process may not use.
-Result<std::vector<std::uint32_t>> worker_cpus(const config::Broker& broker);
 
 }  // namespace vtap::engine

@@ -3,6 +3,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -100,10 +101,13 @@ void MonitorPort::forget() {
 }
 
 std::uint64_t MonitorPort::device_drops() const {
-  if (!port_) return drops_of_others_;
+  if (!port_) return drops_seen_;
   const auto counters = host::link_counters(port_->link().ifindex);
-  if (!counters || counters.value().tx_dropped < drops_before_) return drops_of_others_;
-  return drops_of_others_ + counters.value().tx_dropped - drops_before_;
+  if (counters && counters.value().tx_dropped >= drops_before_) {
+    drops_seen_ =
+        std::max(drops_seen_, drops_of_others_ + counters.value().tx_dropped - drops_before_);
+  }
+  return drops_seen_;
 }
 
 }  // namespace vtap::engine

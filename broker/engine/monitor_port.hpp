@@ -68,8 +68,9 @@ class MonitorPort {
   std::vector<std::unique_ptr<io::XskSocket>> sockets_;  ///< by owner; empty: down
   std::string last_trouble_;
   bool ours_before_ = false;
-  std::uint64_t drops_before_ = 0;     ///< the device's counter when it became ours
-  std::uint64_t drops_of_others_ = 0;  ///< of devices that are gone
+  std::uint64_t drops_before_ = 0;        ///< the device's counter when it became ours
+  std::uint64_t drops_of_others_ = 0;     ///< of devices that are gone
+  mutable std::uint64_t drops_seen_ = 0;  ///< device_drops() when last read
 };
 
 }  // namespace vtap::engine

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/resolve.hpp"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <optional>
 #include <sstream>
+
+#include "host/attach.hpp"
 
 namespace vtap::engine {
 namespace {
@@ -24,6 +28,24 @@ std::string_view mode_name(Mode mode) {
 }
 
 std::string_view hook_name(host::Hook hook) { return hook == host::Hook::xdp ? "xdp" : "tc"; }
+
+std::vector<std::uint32_t> usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<std::uint32_t> cpus;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return {0};
+  for (std::uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+std::string numbers(const std::vector<std::uint32_t>& values) {
+  std::string text;
+  for (const std::uint32_t value : values)
+    text += (text.empty() ? "" : ", ") + std::to_string(value);
+  return text;
+}
 
 /// Collects findings about the machine, in the form of config errors.
 class Findings {
@@ -50,6 +72,7 @@ class Resolver {
     if (!routes) return routes.error();
     routes_ = std::move(*routes);
     Resolved resolved;
+    resolved.worker_cpus = choose_cpus();
     for (const auto& tap : config_.taps) resolved.taps.push_back(resolve_tap(tap));
     for (const auto& monitor : config_.monitors) {
       resolved.monitors.push_back(resolve_monitor(monitor));
@@ -75,7 +98,31 @@ class Resolver {
       findings_.add(at, what + ": port " + port + " is not an Ethernet device");
       return std::nullopt;
     }
+    if (const auto stranger = host::strangers_xdp(*link))
+      findings_.add(at, what + ": " + *stranger);
     return std::move(*link);
+  }
+
+  std::vector<std::uint32_t> choose_cpus() {
+    const config::Broker& broker = config_.broker;
+    const auto usable = usable_cpus();
+    for (const std::uint32_t cpu : broker.worker_cpus) {
+      if (std::ranges::find(usable, cpu) != usable.end()) continue;
+      findings_.add(broker.workers_at,
+                    "workers: CPU " + std::to_string(cpu) +
+                        " is not one of those that this process may use: " + numbers(usable));
+    }
+    if (!broker.worker_cpus.empty()) return broker.worker_cpus;
+    // The highest CPUs: interrupts, and with them the tee, tend to be on the lowest.
+    const auto automatic = static_cast<std::uint32_t>(std::max<std::size_t>(usable.size() / 4, 1));
+    const std::uint32_t count = broker.worker_count.value_or(automatic);
+    if (count > usable.size()) {
+      findings_.add(broker.workers_at,
+                    "workers: this process may use only " + std::to_string(usable.size()) +
+                        " CPUs; write \"auto\" or " + std::to_string(usable.size()) + " at most");
+      return {};
+    }
+    return {usable.end() - count, usable.end()};
   }
 
   ResolvedTap resolve_tap(const config::Tap& tap) {
@@ -119,7 +166,8 @@ class Resolver {
   static void choose_capture(const config::Tap& tap, ResolvedTap& resolved) {
     resolved.capture = tap.capture;
     if (tap.capture == Capture::automatic) {
-      resolved.capture = tap.mode == Mode::span ? Capture::redirect : Capture::tee;
+      const bool redirects = tap.mode == Mode::span && tap.hook != config::Hook::tc;
+      resolved.capture = redirects ? Capture::redirect : Capture::tee;
     }
   }
 

@@ -24,12 +24,14 @@ struct ResolvedMonitor {
 };
 
 struct Resolved {
+  std::vector<std::uint32_t> worker_cpus;  ///< one worker on each
   std::vector<ResolvedTap> taps;
   std::vector<ResolvedMonitor> monitors;
 };
 
 /// Errors: all that is wrong with the machine for this config, one "file:line:column: ..." a line;
-/// `usage` kind. A missing port, a tap on the default route, a port that cannot play its role.
+/// `usage` kind. CPUs that this process may not use, a missing port, somebody else's XDP program on
+/// it, a tap on the default route, a port that cannot play its role.
 Result<Resolved> resolve(const config::Config& config);
 
 /// The plan for people: what --check prints.

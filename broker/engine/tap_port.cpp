@@ -3,6 +3,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 namespace vtap::engine {
 namespace {
 
@@ -74,15 +76,33 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
 }
 
 void TapPort::close() {
-  drops_of_others = device_drops();
+  static_cast<void>(device_drops());
   port_.reset();
 }
 
 std::uint64_t TapPort::device_drops() const {
+  if (!port_) return drops_seen_;
   const auto counters = host::link_counters(link_.ifindex);
   const std::uint64_t before = link_.counters.tx_dropped;
-  if (!port_ || !counters || counters.value().tx_dropped < before) return drops_of_others;
-  return drops_of_others + counters.value().tx_dropped - before;
+  if (counters && counters.value().tx_dropped >= before) {
+    drops_seen_ = std::max(drops_seen_, drops_of_others_ + counters.value().tx_dropped - before);
+  }
+  return drops_seen_;
+}
+
+void TapPort::output_is(bool there, std::uint64_t forwarded) {
+  if (hook_ != host::Hook::tc || there != output_gone_at_.has_value()) return;
+  lost_without_output_ = lost_without_output(forwarded);
+  output_gone_at_ = there ? std::nullopt : std::optional(forwarded);
+}
+
+std::uint64_t TapPort::lost_without_output(std::uint64_t forwarded) const {
+  return lost_without_output_ + (output_gone_at_ ? forwarded - *output_gone_at_ : 0);
+}
+
+void TapPort::take_over_counters(const TapPort& old, std::uint64_t forwarded) {
+  drops_of_others_ = drops_seen_ = old.device_drops();
+  lost_without_output_ = old.lost_without_output(forwarded);
 }
 
 Result<void> TapPort::attach() {

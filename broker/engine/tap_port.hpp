@@ -55,8 +55,15 @@ class TapPort {
   [[nodiscard]] const host::Link& link() const noexcept { return link_; }
   /// The host port, for a rollback; null: given up.
   [[nodiscard]] host::Port* host_port() noexcept { return port_ ? &*port_ : nullptr; }
-  /// Frames that devices of this name dropped on output while they were this port.
+  /// Frames that devices of this name dropped on output while they were this port. Of a device
+  /// that is gone: as far as was read before.
   [[nodiscard]] std::uint64_t device_drops() const;
+  /// To be told when the other port's device goes or comes, with the frames sent to it so far: at
+  /// TC the kernel drops in silence what is sent to a device that is gone.
+  void output_is(bool there, std::uint64_t forwarded);
+  [[nodiscard]] std::uint64_t lost_without_output(std::uint64_t forwarded) const;
+  /// Goes on with the counters of this port's earlier device.
+  void take_over_counters(const TapPort& old, std::uint64_t forwarded);
   /// Whether this trouble is another than last time; what is tried every second is logged once.
   bool is_news(const std::string& trouble) {
     return std::exchange(last_trouble_, trouble) != trouble;
@@ -72,8 +79,6 @@ class TapPort {
   std::vector<std::unique_ptr<io::XskSocket>> sockets;
   /// Inline redirect: index of the sinks by which originals leave through this port.
   std::optional<std::uint32_t> exit_target;
-  /// Frames dropped by devices of this name that are gone.
-  std::uint64_t drops_of_others = 0;
 
  private:
   TapPort(host::Port port, io::TapPrograms programs, Place place, const ResolvedTap& how,
@@ -96,6 +101,10 @@ class TapPort {
   config::Mode mode_;
   bool ours_before_;
   std::string last_trouble_;
+  std::uint64_t drops_of_others_ = 0;     ///< of devices of this name that are gone
+  mutable std::uint64_t drops_seen_ = 0;  ///< device_drops() when last read
+  std::uint64_t lost_without_output_ = 0;
+  std::optional<std::uint64_t> output_gone_at_;  ///< frames sent to it by then
 };
 
 }  // namespace vtap::engine

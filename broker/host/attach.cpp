@@ -108,8 +108,7 @@ Error foreign_xdp(const XdpState& state, const Program& program) {
                                        " off`";
   return Error{"somebody else's XDP program \"" + program.name + "\" (id " +
                std::to_string(program.id) + ") is attached to " + state.port +
-               "; it is left alone. Stop what uses it, or remove it with " + remove +
-               ", or use hook = \"tc\""};
+               "; it is left alone. Stop what uses it, or remove it with " + remove};
 }
 
 Error no_native_xdp(const XdpState& state, const Outcome& outcome) {
@@ -354,6 +353,19 @@ bool carries_ours(const Link& link) {
     if (filters && std::ranges::any_of(filters.value(), &TcFilter::ours)) return true;
   }
   return false;
+}
+
+std::optional<std::string> strangers_xdp(const Link& link) {
+  const Result<XdpState> state = xdp_state(link.ifindex);
+  if (!state) return std::nullopt;
+  for (const std::uint32_t id :
+       {state.value().hardware, state.value().generic, state.value().native}) {
+    if (id == 0) continue;
+    const Result<std::optional<Program>> program = program_of_id(id);
+    if (!program || !program.value() || has_our_name(program.value()->name)) continue;
+    return foreign_xdp(state.value(), *program.value()).message;
+  }
+  return std::nullopt;
 }
 
 Result<TcQdisc> tc_qdisc(int ifindex) {

@@ -33,6 +33,10 @@ Result<bool> detach_xdp(int ifindex);
 /// Whether a program of ours is attached to the port, at either hook.
 bool carries_ours(const Link& link);
 
+/// What to say about somebody else's XDP program on the port, if one is there. It would see frames
+/// before a tap at either hook. Without CAP_SYS_ADMIN none is seen.
+std::optional<std::string> strangers_xdp(const Link& link);
+
 /// The qdisc that carries the filters of both directions, or of ingress alone.
 enum class TcQdisc { none, ingress, clsact };
 Result<TcQdisc> tc_qdisc(int ifindex);

@@ -4,6 +4,7 @@ nothing touched."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -281,6 +282,24 @@ def test_unknown_port(lab: Lab, name: str) -> None:
     assert "nowhere" in refused(lab, text, codes=(RUNTIME, USAGE))
 
 
+@pytest.mark.parametrize("workers", [[0, 1023], 64])
+def test_cpus_that_are_not_there(lab: Lab, workers: object) -> None:
+    """Found before anything is touched, beside everything else that is wrong with the machine."""
+    text = config([inline(ports=("t0", "nowhere"))], monitors(1), [policy()], workers=workers)
+    said = refused(lab, text, codes=(USAGE,))
+    assert re.search(r"^FILE:\d+:11: workers: ", said, re.M) and "nowhere" in said
+
+
+def test_json_log_is_json_to_its_end(fresh: Lab) -> None:
+    """Warnings of the config before, and what ends the broker after."""
+    tap = {"name": "server", "mode": "host", "ports": ["t0"]}  # no direction: a warning
+    text = config([tap], [{"name": "ids", "port": "nowhere"}], [policy(to=["ids"])],
+                  log={"level": "info", "format": "json"})
+    lines = [json.loads(line) for line in refused(fresh, text, codes=(USAGE,)).splitlines()]
+    assert [line["level"] for line in lines] == ["warning", "error"]
+    assert "nowhere" in lines[1]["message"]
+
+
 @pytest.fixture
 def fresh() -> Iterator[Lab]:
     """A lab that a test may spoil."""
@@ -289,7 +308,7 @@ def fresh() -> Iterator[Lab]:
         yield made
 
 
-@pytest.mark.parametrize("capture", ["xdp", "redirect"])
+@pytest.mark.parametrize("capture", CAPTURES)
 def test_foreign_xdp_program_is_named_and_stays(fresh: Lab, capture: str) -> None:
     fresh.port("t1").attach_xdp("xdp_foreign")
     said = refused(fresh, simple_config(CAPTURES[capture]), codes=(RUNTIME, USAGE, PRIVILEGE))
