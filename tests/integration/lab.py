@@ -199,6 +199,8 @@ def bpf_object() -> Path:
 
 # --- wires: exact bytes in and out --------------------------------------------------------------
 
+WINDOW = 200    # frames under way: a veth's queue holds 256
+QUIET_S = 0.05  # extra frames are waited for so long
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP, _PACKET_STATISTICS, _PACKET_AUXDATA, _PACKET_IGNORE_OUTGOING = 1, 6, 8, 23
 _PACKET_MR_PROMISC = 1
@@ -271,7 +273,7 @@ class Wire:
             if number % burst == 0:
                 time.sleep(pause)
 
-    def arrivals(self, count: int, timeout: float = 2.0, quiet: float = 0.05) -> list[Arrival]:
+    def arrivals(self, count: int, timeout: float = 2.0, quiet: float = QUIET_S) -> list[Arrival]:
         """`count` frames, and then what else comes within `quiet` seconds: extras are faults."""
         got: list[Arrival] = []
         deadline = time.monotonic() + (timeout if count else quiet)
@@ -287,7 +289,7 @@ class Wire:
         assert not self.lost(), f"{self}: the test's own receive buffer overflowed"
         return got
 
-    def receive(self, count: int, timeout: float = 2.0, quiet: float = 0.05) -> list[bytes]:
+    def receive(self, count: int, timeout: float = 2.0, quiet: float = QUIET_S) -> list[bytes]:
         return [arrival.data for arrival in self.arrivals(count, timeout, quiet)]
 
     def clear(self) -> None:
@@ -457,12 +459,26 @@ def assert_frames(expected: Sequence[bytes], got: Sequence[bytes], where: str) -
 
 def carry(frames: Sequence[bytes], source: Wire, sink: Wire, monitors: Iterable[Wire] = (),
           copies: Sequence[bytes] | None = None) -> None:
-    """Sends frames; the sink must get exactly these, each monitor `copies` (default: the same)."""
-    source.send_all(frames)
-    assert_frames(frames, sink.receive(len(frames)), f"originals {source} -> {sink}")
-    wanted = frames if copies is None else copies
+    """Sends frames; the sink must get exactly these, each monitor `copies` (default: the same).
+
+    No more are under way than a veth's queue holds: a broker that the machine stops for some
+    milliseconds goes on with a burst of all that waited, and a veth drops what is more."""
+    monitors = list(monitors)
+    paced = [sink, *(monitors if copies is None else ())]
+    got: dict[Wire, list[bytes]] = {wire: [] for wire in (sink, *monitors)}
+    for first in range(0, len(frames) or 1, WINDOW):
+        window = frames[first:first + WINDOW]
+        source.send_all(window)
+        last = first + WINDOW >= len(frames)
+        for wire in paced:
+            got[wire] += wire.receive(len(window), quiet=QUIET_S if last else 0)
+        if any(len(got[wire]) < first + len(window) for wire in paced):
+            break  # lost: no use in waiting again
+    assert_frames(frames, got[sink], f"originals {source} -> {sink}")
     for monitor in monitors:
-        assert_frames(wanted, monitor.receive(len(wanted)), f"copies at {monitor}")
+        if copies is not None:
+            got[monitor] = monitor.receive(len(copies))
+        assert_frames(frames if copies is None else copies, got[monitor], f"copies at {monitor}")
 
 
 # --- before and after ---------------------------------------------------------------------------

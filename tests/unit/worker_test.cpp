@@ -379,29 +379,35 @@ TEST_F(Tee, CopiesOfSeveralCpusComeInTheOrderOfTheirMaking) {
 
 /// A sender that moves from CPU to CPU while the worker looks at their rings one after the other.
 TEST_F(Tee, ASendersCopiesStayInOrderWhenItMoves) {
-  constexpr std::uint64_t kPhaseNs = 25'000'000;
   constexpr std::uint64_t kPhases = 8;
+  constexpr std::uint64_t kPatienceNs = 5'000'000'000;
   {
     io::TeeSource source(rings(2), umem_.view(), pool_, 2048);
     std::atomic<bool> done{false};
+    std::atomic<std::uint64_t> looks_alone{0};
     std::uint64_t sent = 0;
+    std::uint64_t phases_alone = 0;
     std::thread sender = thread_on(1, [&] {
       std::vector<FakeProgram> programs = all_programs();
-      const std::uint64_t start = now_ns();
-      for (std::uint64_t phase = 0; phase < kPhases; phase = (now_ns() - start) / kPhaseNs) {
-        // In phases of moving about and of staying, so that CPUs stand alone, too.
-        const std::uint64_t cpu = phase % 2 == 0 ? sent / 3 : phase / 2;
+      const auto send = [&](std::uint64_t cpu) {
         if (programs[cpu % 2].copy(sent + 1)) {
           ++sent;
         } else {
           relax();
         }
+      };
+      // In phases of moving about and of staying, so that CPUs stand alone, too.
+      for (std::uint64_t phase = 0; phase < kPhases; phase += 2) {
+        for (const std::uint64_t end = sent + 20'000; sent < end;) send(sent / 3);
+        const std::uint64_t before = looks_alone;
+        const std::uint64_t give_up = now_ns() + kPatienceNs;
+        while (looks_alone < before + 10 && now_ns() < give_up) send(phase / 2);
+        phases_alone += looks_alone > before ? 1 : 0;
       }
       done = true;
     });
     std::uint64_t received = 0;
     std::uint64_t misplaced = 0;
-    std::uint64_t looks_alone = 0;
     for (bool last = false; !last;) {
       last = done;
       for (auto marks = receive(source); !marks.empty(); marks = receive(source)) {
@@ -414,7 +420,7 @@ TEST_F(Tee, ASendersCopiesStayInOrderWhenItMoves) {
     sender.join();
     EXPECT_EQ(received, sent);
     EXPECT_EQ(misplaced, 0U);
-    EXPECT_GT(looks_alone, 100U) << "hardly ever alone: nothing was tested";
+    EXPECT_EQ(phases_alone, kPhases / 2) << "hardly ever alone: not all was tested";
   }
 }
 
