@@ -99,7 +99,8 @@ def test_stop_and_restart(capture: str, number: signal.Signals) -> None:
         # Not even a redirect loses or turns around anything when it has the time to say goodbye.
         for what, delivery in traffic.deliveries:
             delivery.assert_complete(what)
-            assert max(delivery.delays_s()) < 0.25, f"{what}: delayed"
+            limit = LATEST_S if capture == "redirect" else 0.25
+            assert max(delivery.delays_s()) < limit, f"{what}: delayed"
 
 
 @tees
@@ -157,7 +158,7 @@ def test_redirect_hangs() -> None:
             assert not late, f"{what}: {len(late)} originals came late, up to {max(late):.2f} s"
             arrived = set(delivery.numbers)
             plain = _after(delivery, hung + int(FALLBACK_S * 1e9), resumed)
-            assert len(plain) > RATE, "the test itself sent too little"
+            assert len(plain) > RATE / 10, "the test itself sent too little"
             assert plain <= arrived, f"{what}: the plain path lost {len(plain - arrived)}"
             assert len(delivery.lost) <= FALLBACK_S * RATE + RING_FRAMES
             end = _after(delivery, resumed + 300_000_000, 1 << 63)
