@@ -8,8 +8,9 @@ namespace vtap::config {
 namespace {
 
 constexpr std::uint64_t kMaxWorkers = 64;
-constexpr std::uint64_t kMinFrames = 64;  // a burst
+constexpr std::uint64_t kMinFrames = 1024;  // fewer starve the second port of a redirect
 constexpr std::uint64_t kMaxFrames = 4'194'304;
+constexpr std::uint64_t kFramesStep = 64;  // a burst
 
 constexpr std::string_view kWorkersForm = R"("auto", a number, or a list of CPUs like [2, 3])";
 
@@ -42,7 +43,13 @@ void read_workers(const Field& field, Broker& broker) {
 }
 
 void read_frames(const Field& field, Broker& broker) {
-  field.integer_into(kMinFrames, kMaxFrames, broker.frames);
+  const auto frames = field.integer(kMinFrames, kMaxFrames);
+  if (frames && *frames % kFramesStep != 0) {
+    field.error(std::to_string(*frames) + " is no multiple of " + std::to_string(kFramesStep) +
+                "; write " + std::to_string(*frames / kFramesStep * kFramesStep));
+  } else if (frames) {
+    broker.frames = static_cast<std::uint32_t>(*frames);
+  }
 }
 
 void read_frame_size(const Field& field, Broker& broker) {

@@ -65,18 +65,34 @@ void read_file(Findings& findings, const toml::table& root, Document& document) 
 std::uint32_t line_of_deep_key(std::string_view text) {
   std::uint32_t line = 1;
   std::size_t dots = 0;
-  char quote = 0;  // what the line is inside of: a text, or a comment until its end
-  for (const char c : text) {
+  char inside = 0;     // of a text: its quote; of a comment: '#'
+  bool lines = false;  // the text has three quotes at each end, and may go over lines
+  const auto three = [&](std::size_t at) {
+    return at + 2 < text.size() && text[at + 1] == text[at] && text[at + 2] == text[at];
+  };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     if (c == '\n') {
       ++line;
-      quote = 0;
-      dots = 0;
-    } else if (quote == '#') {
+      if (!lines) inside = 0;
+      if (inside == 0) dots = 0;
+    } else if (inside == '#') {
       continue;
-    } else if (quote != 0) {
-      quote = c == quote ? '\0' : quote;
-    } else if (c == '"' || c == '\'' || c == '#') {
-      quote = c;
+    } else if (inside == '"' && c == '\\' && i + 1 < text.size() && text[i + 1] != '\n') {
+      ++i;
+    } else if (inside != 0) {
+      if (c != inside || (lines && !three(i))) continue;
+      if (lines) i += 2;
+      // Two more may follow: then those before were the text's own.
+      for (int more = 0; lines && more < 2 && i + 1 < text.size() && text[i + 1] == c; ++more) ++i;
+      inside = 0;
+      lines = false;
+    } else if (c == '"' || c == '\'') {
+      inside = c;
+      lines = three(i);
+      if (lines) i += 2;
+    } else if (c == '#') {
+      inside = c;
     } else if (c == '=' || c == ',') {
       dots = 0;
     } else if (c == '.' && ++dots > kMaxKeyParts) {
