@@ -18,7 +18,6 @@ namespace vtap::io {
 namespace {
 
 constexpr std::uint32_t kDoorbellBytes = 4096;
-constexpr std::uint32_t kIdleShare = 512;  ///< frames, at most, of a CPU that delivers nothing
 constexpr std::uint32_t kLeastShare = 32;
 constexpr std::uint64_t kMakersNs = 10'000'000;  ///< how often the makers of copies are looked at
 
@@ -133,14 +132,14 @@ TeeSource::TeeSource(const std::vector<vtap_cpu*>& rings, pipeline::UmemView ume
   refill();
 }
 
-/// A CPU that has never delivered gets a small share, so that
-/// its first frames find room; the others divide the rest.
+/// CPUs that have never delivered share half of the frames, so that a first burst finds room while
+/// its worker still wakes up; the others divide the rest.
 void TeeSource::share_out() noexcept {
   if (rings_.empty()) return;
   const auto count = static_cast<std::uint32_t>(rings_.size());
   const auto active = static_cast<std::uint32_t>(std::ranges::count_if(rings_, &Ring::active));
-  idle_share_ =
-      std::clamp(budget_ / (2 * count), std::min(kLeastShare, budget_ / count), kIdleShare);
+  idle_share_ = std::clamp<std::uint32_t>(budget_ / (2 * count),
+                                          std::min(kLeastShare, budget_ / count), VTAP_RING_SLOTS);
   const std::uint32_t idle_total = idle_share_ * (count - active);
   const std::uint32_t rest = budget_ > idle_total ? budget_ - idle_total : 0;
   active_share_ =

@@ -203,8 +203,11 @@ class Broker:
     def close(self, failed: bool = False) -> None:
         """Ends it, detaches and removes the temporary directory, whatever state it is in."""
         problems: list[str] = []
-        if self.process is not None and self.process.poll() is None:
+        counters = "not running"
+        if self.running:
             os.kill(self.pid, signal.SIGCONT)
+            if failed:
+                counters = self.vtapctl("stats", "--json", check=False).stdout
             try:
                 if (code := self.stop()) != 0:
                     problems.append(f"exit code {code} after SIGTERM")
@@ -218,7 +221,8 @@ class Broker:
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             problems.append(f"--detach: {error}")
         if failed or problems:
-            print(f"--- config\n{self.file.read_text()}\n--- log of the broker\n{self.log()}")
+            print(f"--- config\n{self.file.read_text()}\n--- log of the broker\n{self.log()}\n"
+                  f"--- counters\n{counters}")
         self.discard()
         if problems and not failed:
             raise AssertionError("; ".join(problems))
