@@ -207,7 +207,10 @@ class Broker:
         if self.running:
             os.kill(self.pid, signal.SIGCONT)
             if failed:
-                counters = self.vtapctl("stats", "--json", check=False).stdout
+                try:
+                    counters = self.vtapctl("stats", "--json", check=False, timeout=3).stdout
+                except subprocess.TimeoutExpired:
+                    counters = "no answer"
             try:
                 if (code := self.stop()) != 0:
                     problems.append(f"exit code {code} after SIGTERM")
@@ -235,8 +238,10 @@ class Broker:
 
     # -- counters --
 
-    def vtapctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.ns.run(vtapctl_binary(), "--socket", self.socket, *words, check=check)
+    def vtapctl(self, *words: str, check: bool = True,
+                timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        return self.ns.run(vtapctl_binary(), "--socket", self.socket, *words, check=check,
+                           timeout=timeout)
 
     def stats(self) -> dict:
         return json.loads(self.vtapctl("stats", "--json").stdout)

@@ -342,6 +342,19 @@ TEST_F(Tee, CopiesArriveInOrderAndTheirFramesAreReplaced) {
   EXPECT_EQ(received, sent);
 }
 
+/// While its worker still wakes up: CPUs that have delivered nothing share half of the frames.
+TEST_F(Tee, AFirstBurstFindsFrames) {
+  constexpr std::uint32_t kBudget = 8192;
+  const io::TeeSource source(rings(2), umem_.view(), pool_, kBudget);
+  std::vector<FakeProgram> programs = all_programs();
+  for (FakeProgram& program : programs) {
+    std::uint64_t copies = 0;
+    while (program.copy(copies + 1)) ++copies;
+    EXPECT_EQ(copies, kBudget / 4);
+  }
+  EXPECT_EQ(pool_.available() + source.frames_out(), pool_.total());
+}
+
 TEST_F(Tee, RingsHoldNoMoreThanTheBudget) {
   constexpr std::uint32_t kBudget = 2048;
   io::TeeSource source(rings(2), umem_.view(), pool_, kBudget);
