@@ -295,21 +295,22 @@ static __always_inline void vtap_select_fields(struct vtap_selected* to,
                     narrow);
   vtap_select_field(to, t, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype, VTAP_NO_ETHERTYPE,
                     narrow);
-  vtap_select_field(to, t, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags, VTAP_NO_TCP_FLAGS,
+  vtap_select_field(to, t, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags, VTAP_ANY_TCP_FLAGS,
                     narrow);
   vtap_select_field(to, t, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP, narrow);
   vtap_select_field(to, t, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT, narrow);
-  vtap_select_field(to, t, VTAP_DIM_LENGTH, f->length, key->length, VTAP_MAX_LENGTH, narrow);
+  vtap_select_field(to, t, VTAP_DIM_LENGTH, f->length, key->length, VTAP_ANY_LENGTH, narrow);
 }
 
 static __always_inline void vtap_select_all(struct vtap_selected* to,
                                             const struct vtap_tables* tables,
-                                            const struct vtap_key* key, bool narrow) {
+                                            const struct vtap_key* key, __u32 tap_class,
+                                            bool narrow) {
   to->rules = ~0ull;
   to->excepted = ~0ull;
   to->count = 0;
   to->either_count = 0;
-  vtap_select(to, tables, config.tap_class, narrow);
+  vtap_select(to, tables, tap_class, narrow);
   vtap_select_addresses(to, tables, key, narrow);
   vtap_select_ports(to, tables, key, narrow);
   vtap_select_macs(to, tables, key, narrow);
@@ -376,33 +377,33 @@ static __always_inline bool vtap_block_wanted(const struct vtap_selected* select
 
 /* The same for plans of one word, which most are: all in registers. */
 static __always_inline bool vtap_wanted_narrow(const struct vtap_tables* tables,
-                                               const struct vtap_key* key, const __u64* tops) {
+                                               const struct vtap_key* key, __u32 tap_class,
+                                               const __u64* tops) {
   struct vtap_selected selected;
 
-  vtap_select_all(&selected, tables, key, true);
+  vtap_select_all(&selected, tables, key, tap_class, true);
   if (!selected.rules || !config.classes.except_words) return selected.rules;
   return vtap_any(selected.rules, tops[0]) & ~vtap_any(selected.excepted, tops[0]);
 }
 
 /*
- * Whether any policy of this tap takes the frame. Global, not static: so the verifier walks it
- * once, by itself, and not once more for every state that a caller can be in (TC, 64 + 64 words:
- * 680,000 steps on 6.18, over the million on 7.3; now a tenth).
+ * Whether any policy of the tap with this class takes the frame. Global, not static: so the
+ * verifier walks it once, by itself, and not once more for every state that a caller can be in (TC,
+ * 64 + 64 words: 680,000 steps on 6.18, over the million on 7.3; now a tenth).
  */
-__noinline int vtap_wanted(const struct vtap_key* key) {
+__noinline int vtap_wanted(const struct vtap_key* key, __u32 tap_class) {
   struct vtap_selected selected;
   struct vtap_tables tables;
   const __u64* tops;
   __u64 word;
 
   if (!key) return false; /* nobody does; a global function has to look */
-  if (config.match_all) return true;
-  if (config.match_none || config.classes.match_words == 0) return false;
+  if (config.classes.match_words == 0) return false;
 
   if (!vtap_find_tables(&tables)) return false;
   tops = vtap_vector(&tables, config.classes.seg_top_class);
-  if (config.classes.match_words == 1) return vtap_wanted_narrow(&tables, key, tops);
-  vtap_select_all(&selected, &tables, key, false);
+  if (config.classes.match_words == 1) return vtap_wanted_narrow(&tables, key, tap_class, tops);
+  vtap_select_all(&selected, &tables, key, tap_class, false);
 
   for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
     __u64 match_words = config.classes.match_words;

@@ -51,11 +51,9 @@ __noinline int parse_headers(struct vtap_cpu* cpu, __u32 avail, __u32 length) {
   return vtap_parse(cpu->headers, avail, length, &cpu->key);
 }
 
-/* Whether some policy of this tap takes the frame of `length` wire bytes. */
-static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+/* Fills cpu->key for a frame of `length` wire bytes. False: it cannot be read, counted. */
+static __always_inline bool read_key(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
                                      struct vtap_port_counters* count) {
-  if (config.match_none || length == 0) return false;
-  if (config.match_all) return true;
   __u32 avail = first_look(ctx, cpu->headers, length);
   if (!avail) {
     count->load_failed++;
@@ -69,13 +67,14 @@ static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 
     }
     parse_headers(cpu, avail, length);
   }
-  return vtap_wanted(&cpu->key);
+  return true;
 }
 
-/* Copies the frame into the next UMEM frame and publishes it. What cannot be copied is counted.
+/* Copies the frame into the next UMEM frame and publishes it, as a copy of tap port `port`. What
+ * cannot be copied is counted.
  * The descriptor is written in place and by its fields: read back from the stack in words, it would
  * wait until the stores before it, those of the copy among them, have left the store buffer. */
-static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 port,
                                 struct vtap_port_counters* count) {
   struct vtap_desc* desc;
   if (length > config.frame_size) {
@@ -91,7 +90,7 @@ static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 lengt
   }
   desc->generation = config.generation;
   desc->len = (__u16)length;
-  desc->port = (__u8)config.port;
+  desc->port = (__u8)port;
   describe_checksum(ctx, desc);
   publish(cpu, count);
 }

@@ -1,47 +1,35 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * A tap port at TC ingress: as tap_xdp.bpf.c, for devices that deliver skbs. What the kernel keeps
- * beside the packet is part of the frame: the VLAN tag is put back into the copy here; an
- * unfinished checksum is described to the broker, which completes it off the original's path.
+ * A tap port at TC, ingress or egress: as tap_xdp.bpf.c, for devices that deliver skbs. What the
+ * kernel keeps beside the packet is part of the frame: the VLAN tag is put back into the copy here;
+ * an unfinished checksum is described to the broker, which completes it off the original's path.
+ * What only the kernel can make wire frames of is cloned to the leg (leg.bpf.c).
  */
 #include <linux/pkt_cls.h>
 
 #include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
 
-#include "common.bpf.h"
-
-typedef struct __sk_buff vtap_ctx;
-
-enum { MACS = 12, TAG = 4 }; /* bytes */
-
-static __always_inline int load_wire(vtap_ctx* skb, __u8* to, __u32 len) {
-  if (!skb->vlan_present) return bpf_skb_load_bytes(skb, 0, to, len);
-  VTAP_OPAQUE(len);
-  if (len <= MACS + TAG) return -1; /* cannot be: a tagged frame has its type behind the tag */
-  __u16 tci = bpf_htons((__u16)skb->vlan_tci);
-  __u16 tpid = (__u16)skb->vlan_proto; /* network order */
-  __u32 rest = len - MACS - TAG - 1;
-  int error = bpf_skb_load_bytes(skb, 0, to, MACS);
-  if (error) return error;
-  __builtin_memcpy(to + MACS, &tpid, sizeof(tpid));
-  __builtin_memcpy(to + MACS + 2, &tci, sizeof(tci));
-  VTAP_OPAQUE(rest);
-  return bpf_skb_load_bytes(skb, MACS, to + MACS + TAG, rest + 1);
-}
+#include "skb.bpf.h"
 
 static __always_inline bool in_place(vtap_ctx* skb) { return !skb->vlan_present; }
 
 /* The kernel's own view of the skb; found by CO-RE. */
 struct sk_buff___vtap {
   __u8 ip_summed : 2;
+  __u8 csum_not_inet : 1;
   __u16 csum_start;
   __u16 csum_offset;
   unsigned char* head;
   unsigned char* data;
+  unsigned int end;
+} __attribute__((preserve_access_index));
+
+struct skb_shared_info___vtap {
+  unsigned int gso_type;
 } __attribute__((preserve_access_index));
 
 extern void* bpf_cast_to_kern_ctx(void* ctx) __ksym __weak; /* from 6.2 */
+extern void* bpf_rdonly_cast(void* object, __u32 type) __ksym __weak;
 
 enum { CHECKSUM_PARTIAL = 3 }; /* linux/skbuff.h */
 
@@ -68,6 +56,7 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
 #include "select.bpf.h"
 
 enum { TCP_CSUM_AT = 16, TCP_OFFSET_AT = 12, UDP_HLEN = 8, USUAL_HEADERS = 66 };
+enum { PROTO_IPIP = 4, PROTO_UDP = 17, PROTO_IPV6 = 41, PROTO_GRE = 47, PROTO_SCTP = 132 };
 
 /* Bytes of a super-packet that each of its segments has. Its checksum is unfinished, as its sender
  * cannot know those of the segments; so csum_start is where the L4 header begins. */
@@ -91,6 +80,79 @@ static __always_inline __u32 wire_frames(vtap_ctx* ctx) {
   return ctx->len > headers ? (ctx->len - headers + size - 1) / size : 1;
 }
 
+/* Whether the kernel cuts this super-packet into IP fragments, so that ports and more differ from
+ * frame to frame. Only UDP of virtual machines; where it cannot be told, all UDP may be so. */
+static __always_inline bool may_be_fragmented(vtap_ctx* ctx, struct vtap_cpu* cpu) {
+  enum { GSO_UDP = 1 << 16 }; /* SKB_GSO_UDP, linux/skbuff.h */
+  if (cpu->key.proto != PROTO_UDP) return false;
+  if (!bpf_cast_to_kern_ctx || !bpf_rdonly_cast) return true;
+  struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
+  struct skb_shared_info___vtap* info =
+      bpf_rdonly_cast(skb->head + skb->end, bpf_core_type_id_kernel(struct skb_shared_info___vtap));
+  return info->gso_type & GSO_UDP;
+}
+
+/* Whether some policy of this tap takes the frame, or may take one that it is cut into. */
+static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                     struct vtap_port_counters* count) {
+  if (config.match_none || length == 0) return false;
+  if (config.match_all && bpf_cast_to_kern_ctx) return true;
+  if (!read_key(ctx, cpu, length, count)) return false;
+  if (config.match_all) return true;
+  if (ctx->gso_size) {
+    if (may_be_fragmented(ctx, cpu)) return true;
+    cpu->key.length = VTAP_ANY_LENGTH;
+    if (cpu->key.tcp_flags != VTAP_NO_TCP_FLAGS) cpu->key.tcp_flags = VTAP_ANY_TCP_FLAGS;
+  }
+  return vtap_wanted(&cpu->key, config.tap_class);
+}
+
+/* Whether only the kernel can finish this packet: an SCTP checksum, and, where the kernel does not
+ * show the packet's state, whatever may have an unfinished one that is not where it usually is. */
+static __always_inline bool is_unclear(vtap_ctx* ctx, struct vtap_cpu* cpu) {
+  if (bpf_cast_to_kern_ctx) {
+    struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
+    return bpf_core_field_exists(skb->csum_not_inet) &&
+           BPF_CORE_READ_BITFIELD(skb, csum_not_inet) &&
+           BPF_CORE_READ_BITFIELD(skb, ip_summed) == CHECKSUM_PARTIAL;
+  }
+  switch (cpu->key.proto) {
+    case PROTO_IPIP:
+    case PROTO_UDP: /* VXLAN, GENEVE, ... at any port */
+    case PROTO_IPV6:
+    case PROTO_GRE:
+    case PROTO_SCTP:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/* The clone is marked, not the original: that one only bears the mark meanwhile. */
+static __always_inline void clone_to_leg(vtap_ctx* ctx, __u32 frames,
+                                         struct vtap_port_counters* count) {
+  __u32 mark = ctx->mark;
+  count->to_leg += frames;
+  ctx->mark = VTAP_MARK << VTAP_MARK_SHIFT | config.port;
+  bpf_clone_redirect(ctx, config.leg_ifindex,
+                     0); /* what gets lost there, leg_seen does not count */
+  ctx->mark = mark;
+}
+
+static __always_inline void copy(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 frames,
+                                 struct vtap_port_counters* count) {
+  bool by_leg = config.capture == VTAP_CAPTURE_CLONE || ctx->gso_size || is_unclear(ctx, cpu);
+  if (by_leg && config.leg_ifindex) {
+    clone_to_leg(ctx, frames, count); /* it counts what matched, too */
+    return;
+  }
+  count->matched += frames;
+  if (ctx->gso_size)
+    count->super_packet += frames;
+  else
+    tee(ctx, cpu, length, config.port, count);
+}
+
 static __always_inline int original(struct vtap_port_counters* count, bool matched, __u32 frames) {
   if (config.mode == VTAP_MODE_INLINE) {
     count->forwarded += frames;
@@ -111,17 +173,16 @@ int vtap_tap_tc(struct __sk_buff* skb) {
     return config.mode == VTAP_MODE_INLINE ? (int)bpf_redirect(config.out_ifindex, 0)
                                            : TC_ACT_UNSPEC;
   struct vtap_port_counters* count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
-  __u32 length = skb->len + (skb->vlan_present ? TAG : 0);
+  __u32 length = wire_length(skb);
   __u32 frames = wire_frames(skb);
   count->rx_frames += frames;
   count->rx_bytes += length;
-  if (!selected(skb, cpu, length, count)) return original(count, false, frames);
-  count->matched += frames;
-  if (skb->gso_size) {
-    count->super_packet += frames;
-  } else {
-    tee(skb, cpu, length, count);
+  if (skb->mark >> VTAP_MARK_SHIFT == VTAP_MARK) {
+    count->own_copies += frames;
+    return original(count, false, frames);
   }
+  if (!selected(skb, cpu, length, count)) return original(count, false, frames);
+  copy(skb, cpu, length, frames, count);
   return original(count, true, frames);
 }
 

@@ -92,6 +92,14 @@ static __always_inline int redirect(vtap_ctx* ctx, __u32 length, struct vtap_por
   return verdict;
 }
 
+/* Whether some policy of this tap takes the frame. */
+static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                     struct vtap_port_counters* count) {
+  if (config.match_none || length == 0) return false;
+  if (config.match_all) return true;
+  return read_key(ctx, cpu, length, count) && vtap_wanted(&cpu->key, config.tap_class);
+}
+
 SEC("xdp.frags")
 int vtap_tap_xdp(struct xdp_md* ctx) {
   struct vtap_cpu* cpu = this_cpu();
@@ -103,7 +111,7 @@ int vtap_tap_xdp(struct xdp_md* ctx) {
   if (!selected(ctx, cpu, length, count)) return original(count, false);
   count->matched++;
   if (config.capture == VTAP_CAPTURE_REDIRECT) return redirect(ctx, length, count);
-  tee(ctx, cpu, length, count);
+  tee(ctx, cpu, length, config.port, count);
   return original(count, true);
 }
 

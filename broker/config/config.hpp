@@ -81,8 +81,10 @@ struct Broker {
 };
 
 enum class Mode { inline_pair, host, span };
-enum class Capture { automatic, tee, redirect };
+enum class Capture { automatic, tee, redirect, clone };
 enum class Hook { automatic, xdp, tc };
+/// Of a host tap, as its port sees it: what arrives, what leaves.
+enum class Direction { ingress, egress, both };
 
 struct Tap {
   std::string name;
@@ -90,6 +92,8 @@ struct Tap {
   std::vector<std::string> ports;
   Capture capture = Capture::automatic;
   Hook hook = Hook::automatic;
+  Direction direction =
+      Direction::both;  ///< of a host tap; inline and span taps see all that arrives
   bool unmatched_drop = false;
   bool allow_management = false;
   Position at;  ///< of the [[tap]] table, for findings about the machine

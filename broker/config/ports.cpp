@@ -8,37 +8,26 @@
 namespace vtap::config {
 namespace {
 
-enum class Direction { ingress, egress, both };
-
 /// Keys whose meaning hangs on other keys; nothing: the value was refused.
 struct TapDraft {
   Tap tap;
   PortOwners& owners;
   std::optional<Mode> mode{};
   std::optional<Capture> capture = Capture::automatic;
-  std::optional<Direction> direction{};
+  std::optional<Direction> direction = Direction::both;
 };
 
 constexpr auto kModes = std::to_array<Choice<Mode>>(
     {{"inline", Mode::inline_pair}, {"host", Mode::host}, {"span", Mode::span}});
-constexpr auto kCaptures =
-    std::to_array<Choice<std::optional<Capture>>>({{"auto", Capture::automatic},
-                                                   {"tee", Capture::tee},
-                                                   {"redirect", Capture::redirect},
-                                                   {"clone", std::nullopt}});
+constexpr auto kCaptures = std::to_array<Choice<Capture>>({{"auto", Capture::automatic},
+                                                           {"tee", Capture::tee},
+                                                           {"redirect", Capture::redirect},
+                                                           {"clone", Capture::clone}});
 constexpr auto kHooks =
     std::to_array<Choice<Hook>>({{"auto", Hook::automatic}, {"xdp", Hook::xdp}, {"tc", Hook::tc}});
 constexpr auto kDirections = std::to_array<Choice<Direction>>(
     {{"ingress", Direction::ingress}, {"egress", Direction::egress}, {"both", Direction::both}});
 constexpr auto kUnmatched = std::to_array<Choice<bool>>({{"pass", false}, {"drop", true}});
-
-void read_capture(const Field& field, TapDraft& draft) {
-  const auto choice = field.choice(kCaptures);
-  draft.capture = choice.value_or(std::nullopt);
-  if (choice && !draft.capture) {
-    field.error(R"("clone" is not served by this version yet; write "auto" or "tee")");
-  }
-}
 
 void read_tap_ports(const Field& field, TapDraft& draft) {
   field.each_of_list(R"(interface names like ["eth1", "eth2"])", [&](const Field& element) {
@@ -56,7 +45,7 @@ constexpr auto kTapKeys = std::to_array<Key<TapDraft>>({
     {"mode", [](const Field& f, TapDraft& draft) { draft.mode = f.choice(kModes); },
      R"(mode = "inline", "host" or "span")"},
     {"ports", read_tap_ports, R"(ports = ["eth1", "eth2"] with its interfaces)"},
-    {"capture", read_capture},
+    {"capture", [](const Field& f, TapDraft& draft) { draft.capture = f.choice(kCaptures); }},
     {"hook", [](const Field& f,
                 TapDraft& draft) { draft.tap.hook = f.choice(kHooks).value_or(Hook::automatic); }},
     {"direction", [](const Field& f, TapDraft& draft) { draft.direction = f.choice(kDirections); }},
@@ -80,18 +69,14 @@ void check_port_count(Findings& findings, const toml::table& table, const TapDra
 
 void check_direction(Findings& findings, const toml::table& table, const TapDraft& draft) {
   const auto field = find(findings, table, "direction");
-  if (draft.mode != Mode::host) {
-    if (field && draft.mode && draft.direction && *draft.direction != Direction::both) {
-      field->error("only a host tap has a direction, this one sees both; remove the key");
-    }
-  } else if (!field) {
-    findings.warnings.push_back(
-        {draft.tap.at,
-         "this host tap observes ingress only, as egress is not served by this "
-         "version yet; write direction = \"ingress\" to say so"});
-  } else if (draft.direction && *draft.direction != Direction::ingress) {
-    field->error(
-        "egress of a host tap is not served by this version yet; write direction = \"ingress\"");
+  if (!field || !draft.direction) return;
+  if (draft.mode && draft.mode != Mode::host && *draft.direction != Direction::both) {
+    field->error("only a host tap has a direction, this one sees both; remove the key");
+  }
+  if (draft.mode == Mode::host && *draft.direction == Direction::egress &&
+      draft.tap.hook == Hook::xdp) {
+    find(findings, table, "hook")
+        ->error("\"xdp\" sees only what arrives; write hook = \"tc\", or direction = \"ingress\"");
   }
 }
 
@@ -110,12 +95,13 @@ void check_capture(Findings& findings, const toml::table& table, const TapDraft&
             "\"redirect\" is impossible for a host tap: XDP cannot both redirect a frame and pass "
             "it; write capture = \"tee\"");
   }
-  if (draft.tap.hook != Hook::tc) {
-    return;
-  }
-  if (draft.capture == Capture::redirect) {
+  if (draft.tap.hook == Hook::tc && draft.capture == Capture::redirect) {
     find(findings, table, "hook")
         ->error(R"("tc" cannot redirect into AF_XDP; write hook = "xdp", or capture = "tee")");
+  }
+  if (draft.tap.hook == Hook::xdp && draft.capture == Capture::clone) {
+    find(findings, table, "hook")
+        ->error(R"("xdp" cannot clone; write hook = "tc", or capture = "tee")");
   }
 }
 
@@ -182,6 +168,7 @@ void read_tap(Findings& findings, const toml::table& table, PortOwners& owners, 
   check_capture(findings, table, draft);
   draft.tap.mode = draft.mode.value_or(Mode::inline_pair);
   draft.tap.capture = draft.capture.value_or(Capture::automatic);
+  draft.tap.direction = draft.direction.value_or(Direction::both);
   config.taps.push_back(std::move(draft.tap));
   check_port_limit(findings, config);
   refuse_second_name(findings, table, "tap", config.taps);

@@ -64,13 +64,16 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
   out.state = carries_[index] ? "up" : "down";
   out.rx_frames = seen.rx_frames;
   out.rx_bytes = seen.rx_bytes;
-  out.matched_frames = seen.matched;
+  // What did not come out of the leg has not been looked at; it may have matched.
+  const std::uint64_t lost_at_leg = minus(seen.to_leg, seen.leg_seen);
+  out.matched_frames = seen.matched + lost_at_leg;
   out.consumed_frames = seen.consumed;
   out.copied_frames = minus(seen.copied, lost_on_the_way + originals.stale);
   out.missed = {{"no_free_frame", seen.no_free_frame + failed.no_free_frame},
                 {"ring_full", seen.ring_full + failed.rx_ring_full},
                 {"too_long", seen.too_long + failed.xsk_too_long},
                 {"super_packet", seen.super_packet},
+                {"leg", lost_at_leg},
                 {"copy_failed", seen.copy_failed},
                 {"no_socket", seen.no_socket + failed.no_socket},
                 {"stale", seen.stale_worker + originals.stale}};
@@ -91,6 +94,7 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
         {"stale", originals.stale + originals.late_stale},
         {"no_socket", failed.no_socket}};
   }
+  out.own_copies_frames = seen.own_copies;
   for (const auto& socket : port.sockets) {
     out.queues.push_back(
         {socket->spec().queue, port.exit_target ? "rx+tx" : "rx", socket->zero_copy()});
@@ -103,7 +107,7 @@ stats::Tap Engine::tap_snapshot(std::uint32_t tap) const {
   const ResolvedTap& how = resolved_.taps[tap];
   stats::Tap out{.name = config.name,
                  .mode = mode_word(config.mode),
-                 .capture = how.capture == config::Capture::tee ? "tee" : "redirect",
+                 .capture = std::string(capture_name(how.capture)),
                  .hook = hook_word(how.hook),
                  .ports = {}};
   for (const auto& port : taps_) {

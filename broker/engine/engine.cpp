@@ -68,12 +68,52 @@ Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved
 Engine::~Engine() { stop(); }
 
 Result<void> Engine::open() {
+  if (auto done = open_leg(); !done) return done;
   if (auto done = open_tap_ports(); !done) return done;
+  if (auto done = start_leg(); !done) return done;
   if (auto done = create_workers(); !done) return done;
   if (auto done = open_tap_sockets(); !done) return done;
   if (auto done = start_workers(); !done) return done;
   if (auto done = open_monitors(); !done) return done;
   return engage();
+}
+
+/// The device, which the taps' programs have to know. Without it super-packets are missed; only a
+/// tap that clones everything cannot do without.
+Result<void> Engine::open_leg() {
+  const auto at_tc = [](const ResolvedTap& how) { return how.at_tc(); };
+  if (std::ranges::none_of(resolved_.taps, at_tc)) return {};
+  auto leg = host::Leg::create();
+  if (leg) {
+    leg_.emplace(std::move(*leg));
+    return {};
+  }
+  const auto clones = [](const ResolvedTap& how) { return how.capture == config::Capture::clone; };
+  if (std::ranges::any_of(resolved_.taps, clones)) {
+    return Error{"capture = \"clone\" needs a tun device: " + leg.error().message,
+                 leg.error().kind};
+  }
+  spdlog::warn("super-packets (GSO, GRO) will be missed, as nothing can cut them: {}",
+               leg.error().message);
+  return {};
+}
+
+/// Its program, which has to know the ports.
+Result<void> Engine::start_leg() {
+  if (!leg_) return {};
+  std::vector<vtap_leg_port> ports;
+  for (const auto& port : taps_) {
+    const auto& classes = plan_.tables.taps[port->place().tap];
+    ports.push_back({.tap_class = classes.tap_class, .match_all = classes.match_all ? 1U : 0U});
+  }
+  vtap_port_config config{};
+  config.frame_size = plan_.config.broker.frame_size;
+  config.frames = plan_.config.broker.frames;
+  config.generation = plan_.generation;
+  config.classes = plan_.tables.config;
+  auto program = io::LegProgram::load(config, ports, memory_, classes_);
+  if (!program) return program.error();
+  return leg_->start(program->fd());
 }
 
 Result<void> Engine::open_tap_ports() {
@@ -88,7 +128,8 @@ Result<void> Engine::open_tap_ports() {
         place.output = how.links[1 - i];
         place.output_index = static_cast<std::uint8_t>(i == 0 ? place.index + 1 : place.index - 1);
       }
-      auto port = TapPort::open(state_, plan_, how, place, how.links[i], memory_, classes_);
+      auto port = TapPort::open(state_, plan_, how, place, how.links[i], leg_ ? leg_->ifindex() : 0,
+                                memory_, classes_);
       if (!port) return port.error();
       carries_.push_back(how.links[i].ready());
       taps_.push_back(std::move(*port));
@@ -296,7 +337,7 @@ void Engine::follow_links() {
 /// taken anew, with counters that go on. Both of a pair are, as each sends to the other.
 void Engine::retake(std::uint32_t tap, const std::vector<host::Link>& links) {
   ResolvedTap& how = resolved_.taps[tap];
-  if (how.capture != config::Capture::tee) return;
+  if (how.capture == config::Capture::redirect) return;
   std::vector<std::size_t> lost;
   bool all_there = true;
   std::vector<host::Link> now = how.links;
@@ -339,8 +380,8 @@ Result<void> Engine::retake_port(std::size_t number) {
   };
   TapPort::Place place = old->place();
   if (place.output) place.output = link_of(place.output->name);
-  auto port =
-      TapPort::open(state_, plan_, how, place, link_of(old->link().name), memory_, classes_);
+  auto port = TapPort::open(state_, plan_, how, place, link_of(old->link().name),
+                            leg_ ? leg_->ifindex() : 0, memory_, classes_);
   if (!port) return port.error();
   if (auto done = (*port)->attach(); !done) return done;
   errors_.remove_port(old->link().ifindex);
@@ -364,9 +405,9 @@ void Engine::follow_tap(TapPort& port, const std::vector<host::Link>& links) {
   carries_[port.place().index] = carries;
   const std::string state = carries               ? "up"
                             : link != links.end() ? "down"
-                            : port.capture() == config::Capture::tee
-                                ? "gone"
-                                : "gone; restart the broker when it is back";
+                            : port.capture() == config::Capture::redirect
+                                ? "gone; restart the broker when it is back"
+                                : "gone";
   spdlog::warn("tap port {} is {}", port.link().name, state);
 }
 

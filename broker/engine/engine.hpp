@@ -11,6 +11,7 @@
 #include "engine/monitor_port.hpp"
 #include "engine/resolve.hpp"
 #include "engine/tap_port.hpp"
+#include "host/leg.hpp"
 #include "host/link_watch.hpp"
 #include "host/state.hpp"
 #include "io/programs.hpp"
@@ -50,6 +51,8 @@ class Engine {
          io::ClassMaps classes, io::RedirectErrors errors, host::LinkWatch watch);
 
   Result<void> open();
+  Result<void> open_leg();
+  Result<void> start_leg();
   Result<void> open_tap_ports();
   Result<void> create_workers();
   Result<void> open_tap_sockets();
@@ -78,6 +81,7 @@ class Engine {
   io::TeeMemory memory_;
   io::ClassMaps classes_;
   io::RedirectErrors errors_;
+  std::optional<host::Leg> leg_;
   host::LinkWatch watch_;
   pipeline::SharedPlan shared_;
   std::uint64_t epoch_ns_;

@@ -29,6 +29,12 @@ std::string_view mode_name(Mode mode) {
 
 std::string_view hook_name(host::Hook hook) { return hook == host::Hook::xdp ? "xdp" : "tc"; }
 
+std::string_view direction_name(const ResolvedTap& how) {
+  if (!how.egress) return "ingress only";
+  if (!how.ingress) return "egress only";
+  return how.hook == host::Hook::tc ? "both directions" : "both directions, egress at tc";
+}
+
 std::vector<std::uint32_t> usable_cpus() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -134,6 +140,7 @@ class Resolver {
       check_tap_port(tap, what, *link);
       resolved.links.push_back(*link);
     }
+    choose_direction(tap, resolved);
     choose_capture(tap, resolved);
     choose_hook(tap, resolved);
     return resolved;
@@ -163,6 +170,12 @@ class Resolver {
     }
   }
 
+  static void choose_direction(const config::Tap& tap, ResolvedTap& resolved) {
+    if (tap.mode != Mode::host) return;
+    resolved.ingress = tap.direction != config::Direction::egress;
+    resolved.egress = tap.direction != config::Direction::ingress;
+  }
+
   static void choose_capture(const config::Tap& tap, ResolvedTap& resolved) {
     resolved.capture = tap.capture;
     if (tap.capture == Capture::automatic) {
@@ -175,6 +188,10 @@ class Resolver {
     if (resolved.capture == Capture::redirect) {
       resolved.hook = host::Hook::xdp;
       resolved.why = "redirect takes frames at XDP";
+    } else if (resolved.capture == Capture::clone) {
+      resolved.why = "only TC can clone";
+    } else if (!resolved.ingress) {
+      resolved.why = "only TC sees what leaves";
     } else if (tap.hook != config::Hook::automatic) {
       resolved.hook = tap.hook == config::Hook::xdp ? host::Hook::xdp : host::Hook::tc;
       resolved.why = "hook is forced by the config";
@@ -218,6 +235,24 @@ class Resolver {
   std::vector<host::DefaultRoute> routes_;
 };
 
+}  // namespace
+
+std::string_view capture_name(Capture capture) {
+  switch (capture) {
+    case Capture::automatic:
+      return "auto";
+    case Capture::tee:
+      return "tee";
+    case Capture::redirect:
+      return "redirect";
+    case Capture::clone:
+      return "clone";
+  }
+  return "";
+}
+
+namespace {
+
 std::string join(const std::vector<std::string>& words) {
   std::string text;
   for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
@@ -242,8 +277,10 @@ std::string describe(const config::Config& config, const Resolved& resolved) {
     const auto& tap = config.taps[i];
     const auto& how = resolved.taps[i];
     text << "tap " << tap.name << ": " << mode_name(tap.mode) << ", ports " << join(tap.ports)
-         << ", capture " << (how.capture == Capture::tee ? "tee" : "redirect") << " at "
-         << hook_name(how.hook) << " (" << how.why << ")\n";
+         << ", capture " << capture_name(how.capture) << " at " << hook_name(how.hook) << " ("
+         << how.why << ")";
+    if (tap.mode == Mode::host) text << ", " << direction_name(how);
+    text << '\n';
   }
   for (std::size_t i = 0; i < config.monitors.size(); ++i) {
     const auto& monitor = config.monitors[i];

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/config.hpp"
@@ -13,9 +14,14 @@ namespace vtap::engine {
 
 struct ResolvedTap {
   config::Capture capture = config::Capture::tee;  ///< never automatic
-  host::Hook hook = host::Hook::tc;
+  host::Hook hook = host::Hook::tc;                ///< of ingress, if that is observed
+  bool ingress = true;
+  bool egress = false;            ///< always at TC
   std::string why;                ///< for --check and the log
   std::vector<host::Link> links;  ///< by port
+
+  /// Whether packets come by that may have to be cut: a program of it sits at TC.
+  [[nodiscard]] bool at_tc() const noexcept { return egress || hook == host::Hook::tc; }
 };
 
 struct ResolvedMonitor {
@@ -28,6 +34,9 @@ struct Resolved {
   std::vector<ResolvedTap> taps;
   std::vector<ResolvedMonitor> monitors;
 };
+
+/// The word of the config.
+std::string_view capture_name(config::Capture capture);
 
 /// Errors: all that is wrong with the machine for this config, one "file:line:column: ..." a line;
 /// `usage` kind. CPUs that this process may not use, a missing port, somebody else's XDP program on

@@ -32,15 +32,19 @@ vtap_mode mode_of(config::Mode mode) {
   return VTAP_MODE_HOST;
 }
 
+vtap_capture capture_of(config::Capture capture) {
+  if (capture == config::Capture::redirect) return VTAP_CAPTURE_REDIRECT;
+  return capture == config::Capture::clone ? VTAP_CAPTURE_CLONE : VTAP_CAPTURE_TEE;
+}
+
 vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
-                           const TapPort::Place& place) {
+                           const TapPort::Place& place, int leg) {
   const config::Tap& tap = plan.config.taps[place.tap];
   const auto& classes = plan.tables.taps[place.tap];
   vtap_port_config config{};
   config.port = place.index;
   config.mode = mode_of(tap.mode);
-  config.capture =
-      how.capture == config::Capture::redirect ? VTAP_CAPTURE_REDIRECT : VTAP_CAPTURE_TEE;
+  config.capture = capture_of(how.capture);
   config.out_ifindex = place.output ? static_cast<__u32>(place.output->ifindex) : 0;
   config.unmatched_drop = tap.unmatched_drop ? 1 : 0;
   config.frame_size = plan.config.broker.frame_size;
@@ -49,6 +53,7 @@ vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
   config.match_all = classes.match_all ? 1 : 0;
   config.match_none = classes.match_none ? 1 : 0;
   config.tap_class = classes.tap_class;
+  config.leg_ifindex = static_cast<__u32>(leg);
   config.stale_ns = kStaleNs;
   config.classes = plan.tables.config;
   return config;
@@ -58,13 +63,25 @@ vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
 
 Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, const plan::Plan& plan,
                                                const ResolvedTap& how, const Place& place,
-                                               const host::Link& link, const io::TeeMemory& memory,
+                                               const host::Link& link, int leg,
+                                               const io::TeeMemory& memory,
                                                const io::ClassMaps& classes) {
   const config::Mode mode = plan.config.taps[place.tap].mode;
-  auto programs = io::TapPrograms::load(
-      how.hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
-      constants(plan, how, place), memory, classes);
-  if (!programs) return programs.error();
+  std::vector<Station> stations;
+  const auto add = [&](host::Direction direction, host::Hook hook) -> Result<void> {
+    auto programs =
+        io::TapPrograms::load(hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
+                              constants(plan, how, place, leg), memory, classes);
+    if (!programs) return programs.error();
+    stations.push_back({direction, hook, std::move(*programs)});
+    return {};
+  };
+  if (how.ingress) {
+    if (auto done = add(host::Direction::ingress, how.hook); !done) return done.error();
+  }
+  if (how.egress) {
+    if (auto done = add(host::Direction::egress, host::Hook::tc); !done) return done.error();
+  }
   const bool ours_before = host::carries_ours(link);
   host::PortSpec spec{.name = link.name, .role = role_of(mode), .hook = how.hook};
   spec.owner = "broker " + plan.config.broker.name;
@@ -72,7 +89,7 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
   if (!port) return port.error();
   for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
   return std::unique_ptr<TapPort>(
-      new TapPort(std::move(*port), std::move(*programs), place, how, mode, ours_before));
+      new TapPort(std::move(*port), std::move(stations), place, how, mode, ours_before));
 }
 
 void TapPort::close() {
@@ -91,7 +108,7 @@ std::uint64_t TapPort::device_drops() const {
 }
 
 void TapPort::output_is(bool there, std::uint64_t forwarded) {
-  if (hook_ != host::Hook::tc || there != output_gone_at_.has_value()) return;
+  if (hook() != host::Hook::tc || there != output_gone_at_.has_value()) return;
   lost_without_output_ = lost_without_output(forwarded);
   output_gone_at_ = there ? std::nullopt : std::optional(forwarded);
 }
@@ -105,9 +122,30 @@ void TapPort::take_over_counters(const TapPort& old, std::uint64_t forwarded) {
   lost_without_output_ = old.lost_without_output(forwarded);
 }
 
+bool TapPort::has(host::Direction direction, host::Hook hook) const noexcept {
+  return std::ranges::any_of(stations_, [&](const Station& station) {
+    return station.direction == direction && station.hook == hook;
+  });
+}
+
 Result<void> TapPort::attach() {
-  if (hook_ == host::Hook::tc) {
-    auto attached = port_->attach_tc(host::Direction::ingress, programs_.stub_fd());
+  for (const Station& station : stations_) {
+    if (auto done = attach(station); !done) return done;
+  }
+  // Only now, so that a frame finds one of the two.
+  if (!has(host::Direction::ingress, host::Hook::xdp)) {
+    if (auto old = port_->detach_xdp(); !old) return old.error();
+  }
+  for (const auto direction : {host::Direction::ingress, host::Direction::egress}) {
+    if (has(direction, host::Hook::tc)) continue;
+    if (auto old = port_->detach_tc(direction); !old) return old.error();
+  }
+  return {};
+}
+
+Result<void> TapPort::attach(const Station& station) {
+  if (station.hook == host::Hook::tc) {
+    auto attached = port_->attach_tc(station.direction, station.programs.stub_fd());
     if (!attached) return attached.error();
     for (const host::TcFilter& filter : attached->ahead) {
       spdlog::warn(
@@ -115,10 +153,9 @@ Result<void> TapPort::attach() {
           "them from it",
           link().name, filter.kind, filter.priority);
     }
-    if (auto old = port_->detach_xdp(); !old) return old.error();
     return {};
   }
-  auto attached = port_->attach_xdp(programs_.stub_fd(), mode_ == config::Mode::span);
+  auto attached = port_->attach_xdp(station.programs.stub_fd(), mode_ == config::Mode::span);
   if (!attached) return attached.error();
   if (*attached == host::XdpMode::generic) {
     spdlog::warn(
@@ -133,12 +170,26 @@ Result<void> TapPort::attach() {
         "\"tee\"",
         link().name, link().driver);
   }
-  if (auto old = port_->detach_tc(host::Direction::ingress); !old) return old.error();
   return {};
 }
 
+Result<void> TapPort::engage() {
+  for (Station& station : stations_) {
+    if (auto done = station.programs.engage(); !done) return done;
+  }
+  return {};
+}
+
+Result<void> TapPort::disengage() {
+  Result<void> result;
+  for (Station& station : stations_) {
+    if (auto done = station.programs.disengage(); !done) result = done;
+  }
+  return result;
+}
+
 void TapPort::warn_of_output() const {
-  if (hook_ == host::Hook::tc || !place_.output) return;
+  if (hook() == host::Hook::tc || !place_.output) return;
   const auto features = host::xdp_features(place_.output->ifindex);
   if (!features || (*features & host::xdp_act::ndo_xmit) != 0) return;
   spdlog::warn(

@@ -31,10 +31,12 @@ class TapPort {
     std::uint8_t output_index = 0;     ///< and its index
   };
 
-  /// Claims and prepares the port, and loads its programs. Nothing is attached.
+  /// Claims and prepares the port, and loads its programs. Nothing is attached. `leg`: ifindex of
+  /// the leg, 0: there is none.
   static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state, const plan::Plan& plan,
                                                const ResolvedTap& how, const Place& place,
-                                               const host::Link& link, const io::TeeMemory& memory,
+                                               const host::Link& link, int leg,
+                                               const io::TeeMemory& memory,
                                                const io::ClassMaps& classes);
 
   /// Gives up the claim, for the one that comes in its place: its device is gone, or the other
@@ -42,13 +44,14 @@ class TapPort {
   void close();
   [[nodiscard]] bool is_open() const noexcept { return port_.has_value(); }
 
-  /// Attaches the stub, which is a wire until engage().
+  /// Attaches the stubs, which are wires until engage(), and takes away what an earlier broker left
+  /// where this one has none.
   Result<void> attach();
   /// Once all stubs are attached: logs if the other port would not take what XDP redirects to it. A
   /// veth does so only while its peer polls (an XDP program, or GRO on), which may still change.
   void warn_of_output() const;
-  Result<void> engage() { return programs_.engage(); }
-  Result<void> disengage() { return programs_.disengage(); }
+  Result<void> engage();
+  Result<void> disengage();
 
   [[nodiscard]] const Place& place() const noexcept { return place_; }
   /// The device as it was when it was taken.
@@ -68,10 +71,12 @@ class TapPort {
   bool is_news(const std::string& trouble) {
     return std::exchange(last_trouble_, trouble) != trouble;
   }
-  [[nodiscard]] io::TapPrograms& programs() noexcept { return programs_; }
+  /// The programs of ingress, for redirect.
+  [[nodiscard]] io::TapPrograms& programs() noexcept { return stations_.front().programs; }
   /// A program of an earlier broker was attached when this one came.
   [[nodiscard]] bool ours_before() const noexcept { return ours_before_; }
-  [[nodiscard]] host::Hook hook() const noexcept { return hook_; }
+  /// Of ingress, if that is observed.
+  [[nodiscard]] host::Hook hook() const noexcept { return stations_.front().hook; }
   [[nodiscard]] config::Capture capture() const noexcept { return capture_; }
   [[nodiscard]] config::Mode mode() const noexcept { return mode_; }
 
@@ -81,22 +86,30 @@ class TapPort {
   std::optional<std::uint32_t> exit_target;
 
  private:
-  TapPort(host::Port port, io::TapPrograms programs, Place place, const ResolvedTap& how,
+  /// A direction that is observed, and the programs that do it.
+  struct Station {
+    host::Direction direction;
+    host::Hook hook;
+    io::TapPrograms programs;
+  };
+
+  TapPort(host::Port port, std::vector<Station> stations, Place place, const ResolvedTap& how,
           config::Mode mode, bool ours_before)
       : link_(port.link()),
         port_(std::move(port)),
-        programs_(std::move(programs)),
+        stations_(std::move(stations)),
         place_(std::move(place)),
-        hook_(how.hook),
         capture_(how.capture),
         mode_(mode),
         ours_before_(ours_before) {}
 
+  Result<void> attach(const Station& station);
+  [[nodiscard]] bool has(host::Direction direction, host::Hook hook) const noexcept;
+
   host::Link link_;
   std::optional<host::Port> port_;
-  io::TapPrograms programs_;
+  std::vector<Station> stations_;  ///< one or two; ingress first
   Place place_;
-  host::Hook hook_;
   config::Capture capture_;
   config::Mode mode_;
   bool ours_before_;

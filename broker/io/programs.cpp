@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "errors.skel.h"
+#include "leg.skel.h"
 #include "monitor.skel.h"
 #include "stub_tc.skel.h"
 #include "stub_xdp.skel.h"
@@ -25,6 +26,7 @@ using TapXdp = Skeleton<tap_xdp_bpf, tap_xdp_bpf__destroy>;
 using TapTc = Skeleton<tap_tc_bpf, tap_tc_bpf__destroy>;
 using StubXdp = Skeleton<stub_xdp_bpf, stub_xdp_bpf__destroy>;
 using StubTc = Skeleton<stub_tc_bpf, stub_tc_bpf__destroy>;
+using LegObject = Skeleton<leg_bpf, leg_bpf__destroy>;
 using MonitorObject = Skeleton<monitor_bpf, monitor_bpf__destroy>;
 using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 
@@ -261,6 +263,33 @@ void TapPrograms::clear_socket(std::uint32_t queue) noexcept {
 std::uint64_t* TapPrograms::heartbeat(std::uint32_t queue) const noexcept {
   return reinterpret_cast<std::uint64_t*>(state_->heartbeats->base()) + queue;
 }
+
+struct LegProgram::State {
+  LegObject object;
+};
+
+LegProgram::LegProgram(std::unique_ptr<State> state) : state_(std::move(state)) {}
+LegProgram::LegProgram(LegProgram&&) noexcept = default;
+LegProgram& LegProgram::operator=(LegProgram&&) noexcept = default;
+LegProgram::~LegProgram() = default;
+
+Result<LegProgram> LegProgram::load(const vtap_port_config& config,
+                                    const std::vector<vtap_leg_port>& ports,
+                                    const TeeMemory& memory, const ClassMaps& classes) {
+  auto object = load_skeleton<LegObject, leg_bpf__open, leg_bpf__load>(
+      "the leg's program", config,
+      [&](bpf_object* opened) { return share_maps(opened, memory, classes); });
+  if (!object) return object.error();
+  const int map = bpf_map__fd((*object)->maps.leg_ports);
+  for (std::uint32_t port = 0; port < ports.size(); ++port) {
+    if (bpf_map_update_elem(map, &port, &ports[port], BPF_ANY) != 0) {
+      return bpf_error("telling the leg's program about the ports", -errno);
+    }
+  }
+  return LegProgram(std::make_unique<State>(State{std::move(*object)}));
+}
+
+int LegProgram::fd() const noexcept { return bpf_program__fd(state_->object->progs.vtap_leg); }
 
 struct MonitorProgram::State {
   MonitorObject object;

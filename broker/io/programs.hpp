@@ -65,6 +65,26 @@ class TapPrograms {
   std::unique_ptr<State> state_;
 };
 
+/// The TX filter of the leg (xdp/leg.bpf.c): copies what the kernel cut and completed. Works as
+/// long as a device holds it.
+class LegProgram {
+ public:
+  /// `config`: what is the same for all ports; `ports`: by port index.
+  static Result<LegProgram> load(const vtap_port_config& config,
+                                 const std::vector<vtap_leg_port>& ports, const TeeMemory& memory,
+                                 const ClassMaps& classes);
+  LegProgram(LegProgram&&) noexcept;
+  LegProgram& operator=(LegProgram&&) noexcept;
+  ~LegProgram();
+
+  [[nodiscard]] int fd() const noexcept;
+
+ private:
+  struct State;
+  explicit LegProgram(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
 /// Drops and counts what arrives on a monitor port.
 class MonitorProgram {
  public:

@@ -33,6 +33,8 @@ struct Field {
     RangesOf ranges;
   };
   std::vector<End> ends;  ///< one, or three in the order of VTAP_AS_*
+  /// Index of "may be any of them", what a super-packet has; 0: none, it always is known.
+  std::uint32_t any = 0;
 };
 
 /// A key of an exact or longest-prefix dimension, and a rule bit that it sets.
@@ -103,7 +105,7 @@ std::vector<Field> fields_of(vtap_fields& tables) {
       {"ethertype", tables.ethertype, VTAP_NO_ETHERTYPE + 1,
        one(VTAP_DIM_ETHERTYPE, [](const Match& m) { return m.ethertype; })},
       {"length", tables.length, VTAP_MAX_LENGTH + 1,
-       one(VTAP_DIM_LENGTH, [](const Match& m) { return m.length; })},
+       one(VTAP_DIM_LENGTH, [](const Match& m) { return m.length; }), VTAP_ANY_LENGTH},
       {"vlan", tables.vlan, VTAP_NO_VLAN + 1,
        one(VTAP_DIM_VLAN, [](const Match& m) { return m.vlan; })},
       {"inner_vlan", tables.inner_vlan, VTAP_NO_VLAN + 1,
@@ -111,7 +113,8 @@ std::vector<Field> fields_of(vtap_fields& tables) {
       {"proto", tables.proto, VTAP_NO_PROTO + 1,
        one(VTAP_DIM_PROTO, [](const Match& m) { return m.proto; })},
       {"tcp_flags", tables.tcp_flags, VTAP_NO_TCP_FLAGS + 1,
-       one(VTAP_DIM_TCP_FLAGS, [](const Match& m) { return flag_ranges(m.tcp_flags); })},
+       one(VTAP_DIM_TCP_FLAGS, [](const Match& m) { return flag_ranges(m.tcp_flags); }),
+       VTAP_ANY_TCP_FLAGS},
       {"dscp", tables.dscp, VTAP_NO_DSCP + 1,
        one(VTAP_DIM_DSCP, [](const Match& m) { return m.dscp; })},
       {"fragment", tables.fragment, VTAP_NO_FRAGMENT + 1, one(VTAP_DIM_FRAGMENT, fragment_range)},
@@ -194,6 +197,16 @@ class Compiler {
       }
     }
     if (edges.empty()) return {};  // no rule uses it, nobody will look
+    if (field.any != 0) {
+      // A rule that asks may be satisfied; an except rule only counts when it surely is.
+      Vector any = current;
+      for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
+        if (!layout_.rules[rule].except) set(any, bit_at(rule, 0));
+      }
+      const std::uint32_t number = pool_.add(any);
+      if (number > kMaxFieldClass) return too_many_classes(field);
+      field.class_of[field.any] = static_cast<std::uint16_t>(number);
+    }
 
     std::sort(edges.begin(), edges.end(),
               [](const Edge& a, const Edge& b) { return a.value < b.value; });

@@ -52,6 +52,7 @@ Json port_json(const TapPort& port) {
       {"tx_failed", "too_long", "rx_ring_full", "no_free_frame", "stale"}, port.not_passed);
   out["hook"] = port.hook;
   out["state"] = port.state;
+  out["own_copies_frames"] = port.own_copies_frames;
   out["queues"] = array_json(port.queues, queue_json);
   return out;
 }
@@ -94,7 +95,6 @@ Json monitor_json(const Monitor& monitor) {
   out["tx_bytes"] = monitor.tx_bytes;
   out["dropped"] = reasons_json({"ring_full", "queue_full", "down"}, monitor.dropped);
   out["port"] = monitor.port;
-  out["arrived_frames"] = monitor.arrived_frames;
   out["arrived_frames"] = monitor.arrived_frames;
   out["queues"] = array_json(monitor.queues, queue_json);
   return out;

@@ -27,6 +27,7 @@ struct TapPort {
   std::uint64_t rx_frames = 0, rx_bytes = 0;
   std::uint64_t passed_frames = 0, consumed_frames = 0;
   std::uint64_t matched_frames = 0, copied_frames = 0;
+  std::uint64_t own_copies_frames = 0;  ///< copies that came by: passed on, not looked at
   Reasons missed, not_passed;
   std::vector<QueueInfo> queues;
 };

@@ -32,7 +32,12 @@ enum {
   VTAP_NO_FRAGMENT = 2,
   VTAP_NO_ETHERTYPE = 65536,
   VTAP_NO_PORT = 65536,
-  VTAP_MAX_LENGTH = 65535, /* longer frames index this slot */
+  VTAP_MAX_LENGTH = 65535, /* longer frames have this length, to a match */
+
+  /* Of a super-packet, before it is cut: what its frames will have is not known. A rule that asks
+   * may match, an except rule that asks may not. */
+  VTAP_ANY_LENGTH = 65536,
+  VTAP_ANY_TCP_FLAGS = 257,
 };
 
 /* Which addresses the key holds. */
@@ -47,7 +52,8 @@ struct vtap_key {
   __u32 sport; /* host order or VTAP_NO_PORT */
   __u32 dport;
   __u32 ethertype; /* host order, behind at most two tags; VTAP_NO_ETHERTYPE for a runt */
-  __u32 length;    /* bytes of the frame on the wire, tags and padding included, no FCS */
+  __u32 length;    /* bytes of the frame on the wire, tags and padding included, no FCS; at most
+                      VTAP_MAX_LENGTH, or VTAP_ANY_LENGTH */
   __u16 vlan;      /* 0..4095 or VTAP_NO_VLAN */
   __u16 inner_vlan;
   __u16 proto;     /* 0..255 or VTAP_NO_PROTO */
@@ -117,11 +123,11 @@ enum {
 struct vtap_fields {
   __u16 port[65536 + 8]; /* two-ended; [VTAP_NO_PORT]: no L4 header in this frame */
   __u16 ethertype[65536 + 8];
-  __u16 length[65536];
+  __u16 length[65536 + 8]; /* [VTAP_ANY_LENGTH]: a super-packet */
   __u16 vlan[4096 + 8];
   __u16 inner_vlan[4096 + 8];
   __u16 proto[256 + 8];
-  __u16 tcp_flags[256 + 8];
+  __u16 tcp_flags[256 + 8]; /* [VTAP_ANY_TCP_FLAGS]: a super-packet */
   __u16 dscp[64 + 8];
   __u16 fragment[8];
 };
@@ -203,13 +209,16 @@ struct vtap_port_counters {
   __u64 copied;        /* tee: descriptor published; redirect: frame sent into an AF_XDP ring */
   __u64 no_free_frame; /* tee: copies missed because the broker gave no frame */
   __u64 ring_full;
-  __u64 too_long; /* the frame does not fit a UMEM frame */
-  __u64 super_packet;
+  __u64 too_long;     /* the frame does not fit a UMEM frame */
+  __u64 super_packet; /* cannot be cut: there is no leg */
   __u64 load_failed;  /* headers could not be read, so nothing matched; should stay zero */
   __u64 no_output;    /* inline: no device behind the output slot; the original is lost */
   __u64 no_socket;    /* redirect: matched, but no socket was there; plain path, no copy */
   __u64 stale_worker; /* redirect: matched, but its worker hangs; plain path, no copy */
   __u64 copy_failed;  /* tee: packet not readable, or no such frame; should stay zero */
+  __u64 to_leg;       /* frames that the packets cloned to the leg should make there */
+  __u64 leg_seen;     /* frames that came out */
+  __u64 own_copies;   /* copies that came back: not looked at, passed on */
 };
 
 /*
@@ -259,10 +268,28 @@ struct vtap_redirect_errors {
   __u64 no_socket;     /* AF_XDP socket closed, or of another port or queue */
 };
 
+/* ---------------------------------------------------------------- copies as packets
+ *
+ * The mark of every packet that is a copy: what the kernel clones, and what the broker sends by an
+ * AF_XDP socket in copy mode: VTAP_MARK << VTAP_MARK_SHIFT, and below it, for the leg, the tap
+ * port. It stays on the packet within its network namespace; a tap that finds it passes the packet
+ * on and copies nothing.
+ */
+enum {
+  VTAP_MARK = 0x767461, /* "vta" */
+  VTAP_MARK_SHIFT = 8,
+};
+
+/* What the leg's program has to know of a tap port. */
+struct vtap_leg_port {
+  __u32 tap_class;
+  __u32 match_all;
+};
+
 /* ---------------------------------------------------------------- program constants */
 
 enum vtap_mode { VTAP_MODE_INLINE = 0, VTAP_MODE_HOST = 1, VTAP_MODE_SPAN = 2 };
-enum vtap_capture { VTAP_CAPTURE_TEE = 0, VTAP_CAPTURE_REDIRECT = 1 };
+enum vtap_capture { VTAP_CAPTURE_TEE = 0, VTAP_CAPTURE_REDIRECT = 1, VTAP_CAPTURE_CLONE = 2 };
 
 /* Constants of one program, one program per tap port; the verifier folds them. */
 struct vtap_port_config {
@@ -274,11 +301,11 @@ struct vtap_port_config {
   __u32 frame_size;     /* bytes of a UMEM frame; power of two */
   __u32 frames;
   __u32 generation;
-  __u32 match_all;  /* some policy takes every frame of this tap: no need to look */
-  __u32 match_none; /* no policy on this tap */
-  __u32 tap_class;  /* vector of the rules that apply to this tap */
-  __u32 reserved;
-  __u64 stale_ns; /* redirect: plain path when the heartbeat is older */
+  __u32 match_all;   /* some policy takes every frame of this tap: no need to look */
+  __u32 match_none;  /* no policy on this tap */
+  __u32 tap_class;   /* vector of the rules that apply to this tap */
+  __u32 leg_ifindex; /* TC: where packets go that only the kernel can cut; 0: nowhere */
+  __u64 stale_ns;    /* redirect: plain path when the heartbeat is older */
   struct vtap_class_config classes;
 };
 

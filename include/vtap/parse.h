@@ -142,7 +142,7 @@ VTAP_INLINE void vtap_key_clear(struct vtap_key* key, __u32 length) {
   key->sport = VTAP_NO_PORT;
   key->dport = VTAP_NO_PORT;
   key->ethertype = VTAP_NO_ETHERTYPE;
-  key->length = length;
+  key->length = length < VTAP_MAX_LENGTH ? length : (__u32)VTAP_MAX_LENGTH;
   key->vlan = VTAP_NO_VLAN;
   key->inner_vlan = VTAP_NO_VLAN;
   key->proto = VTAP_NO_PROTO;

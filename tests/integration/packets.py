@@ -170,6 +170,33 @@ def checksum_position(frame: bytes) -> tuple[int, bytes, bytes]:
     return start + _CHECKSUM_AT[proto], _pseudo_header(a, b, proto, len(segment)), segment
 
 
+def tcp_segment(frame: bytes) -> tuple[tuple[bytes, bytes], int, int, bytes] | None:
+    """(source and destination address with port, sequence number, flags, data); None: no TCP."""
+    at, ethertype = _ip_at(frame)
+    if ethertype == 0x0800 and frame[at + 9] == 6:
+        a, b = frame[at + 12:at + 16], frame[at + 16:at + 20]
+        start, end = at + (frame[at] & 15) * 4, at + struct.unpack_from("!H", frame, at + 2)[0]
+    elif ethertype == 0x86DD and frame[at + 6] == 6:
+        a, b = frame[at + 8:at + 24], frame[at + 24:at + 40]
+        start, end = at + 40, at + 40 + struct.unpack_from("!H", frame, at + 4)[0]
+    else:
+        return None
+    seq, = struct.unpack_from("!I", frame, start + 4)
+    data = frame[start + (frame[start + 12] >> 4) * 4:end]
+    return (a + frame[start:start + 2], b + frame[start + 2:start + 4]), seq, frame[start + 13], data
+
+
+def vxlan_inner(frame: bytes, port: int = 4789) -> bytes | None:
+    """The frame inside a VXLAN packet to this UDP port; None: it is none."""
+    try:
+        _, _, segment = checksum_position(frame)
+    except NoChecksum:
+        return None
+    if segment[2:4] != struct.pack("!H", port) or segment[8] != 8:
+        return None
+    return segment[16:]
+
+
 def checksums_valid(frame: bytes) -> bool:
     """Whether IPv4 header checksum and TCP/UDP checksum are right; NoChecksum if it has none."""
     at, ethertype = _ip_at(frame)

@@ -10,11 +10,11 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lab import Lab, Namespace, Wire
-from packets import ip_frame
+from packets import ip_frame, tcp_segment
 
 _STAMP = struct.Struct("!4sHIQ")  # magic, stream, sequence number, time of sending
 _MAGIC = b"VTIT"
@@ -134,8 +134,9 @@ class BothWays:
 
 
 def tcp_transfer(server_ns: Namespace, client_ns: Namespace, host: str, size: int,
-                 timeout: float = 20) -> None:
-    """Sends `size` random bytes over TCP with the stack's defaults; the digests must agree."""
+                 timeout: float = 20) -> bytes:
+    """Sends `size` random bytes over TCP with the stack's defaults; the digests must agree. What
+    was sent."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     digest, received = hashlib.sha256(), 0
     data = random.Random(size).randbytes(size)
@@ -161,6 +162,7 @@ def tcp_transfer(server_ns: Namespace, client_ns: Namespace, host: str, size: in
                     received += len(chunk)
     assert received == size, f"{received} of {size} bytes came over TCP"
     assert digest.digest() == hashlib.sha256(data).digest(), "TCP data differ"
+    return data
 
 
 @contextlib.contextmanager
@@ -184,3 +186,29 @@ def _thread(work) -> Iterator[None]:
         thread.join(30)
     if errors:
         raise errors[0]
+
+
+def tcp_streams(frames: Iterable[bytes]) -> dict[tuple[bytes, bytes], bytes]:
+    """The bytes of each direction of each TCP connection, by (source, destination) address with
+    port, put together from frames in any order; frames twice are fine, what is missing is not."""
+    parts: dict[tuple[bytes, bytes], dict[int, bytes]] = {}
+    starts: dict[tuple[bytes, bytes], int] = {}
+    for frame in frames:
+        if (segment := tcp_segment(frame)) is None:
+            continue
+        flow, seq, flags, data = segment
+        if flags & 0x02:  # SYN
+            starts[flow] = seq + 1 & 0xFFFFFFFF
+        elif data:
+            known = parts.setdefault(flow, {}).get(seq, b"")
+            parts[flow][seq] = max(known, data, key=len)
+    streams = {}
+    for flow, segments in parts.items():
+        assert flow in starts, "the connection's first packet is missing"
+        whole = bytearray()
+        for at, data in sorted(((seq - starts[flow] & 0xFFFFFFFF), data)
+                               for seq, data in segments.items()):
+            assert at <= len(whole), f"{at - len(whole)} bytes are missing behind {len(whole)}"
+            whole[at:at + len(data)] = data
+        streams[flow] = bytes(whole)
+    return streams

@@ -216,8 +216,10 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"PortIsMonitorToo", join({kTap, "[[monitor]]\nname = \"ids\"\nport = \"e1\"\n"}), 7,
                 8, "by tap \"wan\" in line 4"},
         Refusal{"TooManyPorts", tap(many_ports(VTAP_MAX_PORTS + 1)), 1, 1, "VTAP_MAX_PORTS"},
-        Refusal{"Clone", tap("name = \"t\"\nmode = \"span\"\nports = [\"a\"]\ncapture = \"clone\""),
-                5, 11, "\"clone\" is not served by this version yet"},
+        Refusal{"CloneAtXdp",
+                tap("name = \"t\"\nmode = \"span\"\nports = [\"a\"]\ncapture = \"clone\"\n"
+                    "hook = \"xdp\""),
+                6, 8, "\"xdp\" cannot clone"},
         Refusal{"Capture", tap("name = \"t\"\nmode = \"span\"\nports = [\"a\"]\ncapture = \"te\""),
                 5, 11, "did you mean \"tee\"?"},
         Refusal{"Hook", tap("name = \"t\"\nmode = \"span\"\nports = [\"a\"]\nhook = \"nft\""), 5, 8,
@@ -235,14 +237,10 @@ INSTANTIATE_TEST_SUITE_P(
                 tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\ndirection = \"ingress\"\n"
                     "capture = \"redirect\""),
                 6, 11, "cannot both redirect a frame and pass it"},
-        Refusal{"HostEgress",
-                tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\ndirection = \"egress\""), 5,
-                13,
-                "egress of a host tap is not served by this version yet; write direction = "
-                "\"ingress\""},
-        Refusal{"HostBoth",
-                tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\ndirection = \"both\""), 5, 13,
-                "write direction = \"ingress\""},
+        Refusal{"HostEgressAtXdp",
+                tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\ndirection = \"egress\"\n"
+                    "hook = \"xdp\""),
+                6, 8, "sees only what arrives"},
         Refusal{"Direction",
                 tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\ndirection = \"in\""), 5, 13,
                 "ingress, egress, both"},
@@ -542,6 +540,7 @@ TEST(Config, FullTaps) {
   EXPECT_EQ(vms.ports, (std::vector<std::string>{"vnet0", "vnet1"}));
   EXPECT_EQ(vms.capture, Capture::automatic);
   EXPECT_EQ(vms.hook, Hook::xdp);
+  EXPECT_EQ(vms.direction, Direction::ingress);
   EXPECT_FALSE(vms.allow_management);
   const auto& feed = config.taps[2];
   EXPECT_EQ(feed.name, "feed");
@@ -549,6 +548,17 @@ TEST(Config, FullTaps) {
   EXPECT_EQ(feed.capture, Capture::redirect);
   EXPECT_EQ(feed.hook, Hook::automatic);
   EXPECT_TRUE(feed.unmatched_drop);
+}
+
+TEST(Config, DirectionsAndClone) {
+  const auto tap_of = [](const std::string& keys) {
+    return good(tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]\n" + keys)).taps[0];
+  };
+  EXPECT_EQ(tap_of("").direction, Direction::both);
+  EXPECT_EQ(tap_of("direction = \"both\"").direction, Direction::both);
+  EXPECT_EQ(tap_of("direction = \"egress\"").direction, Direction::egress);
+  EXPECT_EQ(tap_of("capture = \"clone\"").capture, Capture::clone);
+  EXPECT_EQ(tap_of("capture = \"clone\"\nhook = \"tc\"").capture, Capture::clone);
 }
 
 TEST(Config, FullMonitors) {
@@ -756,8 +766,6 @@ TEST_P(Warned, OneWarningAtItsPlace) {
 INSTANTIATE_TEST_SUITE_P(
     Config, Warned,
     testing::Values(Warning{"NoPolicy", join({kTap, kMonitor}), 1, 1, "[[policy]]"},
-                    Warning{"HostDirection", tap("name = \"t\"\nmode = \"host\"\nports = [\"a\"]"),
-                            1, 1, "ingress only"},
                     Warning{"LongSlice", rule("slice = 2049"), 2, 9, "2048 bytes"},
                     Warning{"SmallBurst", rule("meter = { rate = \"1Mbit/s\", burst = 2047 }"), 2,
                             37, "longer than the burst"}),

@@ -24,6 +24,7 @@ Snapshot full_snapshot() {
   port.consumed_frames = 4;
   port.matched_frames = 5;
   port.copied_frames = 6;
+  port.own_copies_frames = 17;
   port.missed = {{"super_packet", 10}, {"too_long", 9}, {"no_free_frame", 7}, {"ring_full", 8}};
   port.not_passed = {{"tx_failed", 11},     {"too_long", 12}, {"rx_ring_full", 13},
                      {"no_free_frame", 14}, {"stale", 15},    {"link_lost", 16}};
@@ -54,7 +55,7 @@ TEST(StatsJson, HasTheKeysAndTheOrderOfTheDesign) {
       R"("missed":{"no_free_frame":7,"ring_full":8,"too_long":9,"super_packet":10},)"
       R"("not_passed":{"tx_failed":11,"too_long":12,"rx_ring_full":13,"no_free_frame":14,)"
       R"("stale":15,"link_lost":16},"hook":"xdp","state":"up",)"
-      R"("queues":[{"queue":0,"direction":"rx+tx","zero_copy":true},)"
+      R"("own_copies_frames":17,"queues":[{"queue":0,"direction":"rx+tx","zero_copy":true},)"
       R"({"queue":1,"direction":"tx","zero_copy":false}]}]}],)"
       R"("policies":[{"name":"web","placement":"broker","matched_frames":20,"matched_bytes":21,)"
       R"("dropped":{"sample":22,"meter":23},)"
