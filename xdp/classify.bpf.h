@@ -414,4 +414,56 @@ __noinline int vtap_wanted(const struct vtap_key* key, __u32 tap_class) {
   return false;
 }
 
+enum { VTAP_FOR_BROKER = 1, VTAP_FOR_CLONE = 2 };
+
+/* The policies of one word: those to be cloned for stay in cpu->policies. */
+static __always_inline int vtap_split(struct vtap_cpu* cpu, __u64 policies, __u64 cloned,
+                                      __u64 word) {
+  cpu->policies[word & (VTAP_MAX_WORDS - 1)] = policies & cloned;
+  return (policies & ~cloned ? VTAP_FOR_BROKER : 0) | (policies & cloned ? VTAP_FOR_CLONE : 0);
+}
+
+/* The policies that take the frame with cpu->key: who serves any of them, VTAP_FOR_* together. */
+__noinline int vtap_policies(struct vtap_cpu* cpu, __u32 tap_class) {
+  struct vtap_selected selected;
+  struct vtap_tables tables;
+  const __u64 *tops, *cloned;
+  int who = 0;
+  __u64 word;
+  __u32 j;
+
+  if (!cpu || config.classes.match_words == 0) return 0;
+  if (!vtap_find_tables(&tables)) return 0;
+  tops = vtap_vector(&tables, config.classes.seg_top_class);
+  cloned = vtap_vector(&tables, config.classes.cloned_class);
+  if (config.classes.match_words == 1) {
+    __u64 policies;
+
+    vtap_select_all(&selected, &tables, &cpu->key, tap_class, true);
+    policies = vtap_any(selected.rules, tops[0]);
+    if (config.classes.except_words) policies &= ~vtap_any(selected.excepted, tops[0]);
+    return vtap_split(cpu, policies, cloned[0], 0);
+  }
+  vtap_select_all(&selected, &tables, &cpu->key, tap_class, false);
+  for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
+    __u64 match_words = config.classes.match_words;
+    struct vtap_block rules, excepted;
+
+    if (word >= match_words) break;
+    rules = vtap_rules(&selected, word, match_words - word);
+    if (config.classes.except_words)
+      excepted = vtap_rules(&selected, match_words + word, match_words - word);
+#pragma unroll
+    for (j = 0; j < VTAP_BLOCK; j++) {
+      __u64 policies;
+
+      if (word + j >= match_words) break;
+      policies = vtap_any(rules.word[j], tops[word + j]);
+      if (config.classes.except_words) policies &= ~vtap_any(excepted.word[j], tops[word + j]);
+      who |= vtap_split(cpu, policies, cloned[word + j], word + j);
+    }
+  }
+  return who;
+}
+
 #endif

@@ -55,6 +55,8 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
 
 #include "select.bpf.h"
 
+#include "clone.bpf.h"
+
 enum { TCP_CSUM_AT = 16, TCP_OFFSET_AT = 12, UDP_HLEN = 8, USUAL_HEADERS = 66 };
 enum { PROTO_IPIP = 4, PROTO_UDP = 17, PROTO_IPV6 = 41, PROTO_GRE = 47, PROTO_SCTP = 132 };
 
@@ -92,19 +94,22 @@ static __always_inline bool may_be_fragmented(vtap_ctx* ctx, struct vtap_cpu* cp
   return info->gso_type & GSO_UDP;
 }
 
-/* Whether some policy of this tap takes the frame, or may take one that it is cut into. */
-static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
-                                     struct vtap_port_counters* count) {
-  if (config.match_none || length == 0) return false;
-  if (config.match_all && bpf_cast_to_kern_ctx) return true;
-  if (!read_key(ctx, cpu, length, count)) return false;
-  if (config.match_all) return true;
+/* Who takes the frame, or may take one that it is cut into: VTAP_FOR_* together. */
+static __always_inline int takers(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                  struct vtap_port_counters* count) {
+  bool look = config.clones ? config.classes.dims : !config.match_all;
+  if (config.match_none && !config.clones) return 0;
+  if (length == 0) return 0;
+  if ((look || !bpf_cast_to_kern_ctx) && !read_key(ctx, cpu, length, count)) return 0;
+  if (config.match_all && !config.clones) return VTAP_FOR_BROKER;
   if (ctx->gso_size) {
-    if (may_be_fragmented(ctx, cpu)) return true;
     cpu->key.length = VTAP_ANY_LENGTH;
     if (cpu->key.tcp_flags != VTAP_NO_TCP_FLAGS) cpu->key.tcp_flags = VTAP_ANY_TCP_FLAGS;
   }
-  return vtap_wanted(&cpu->key, config.tap_class);
+  int who = config.clones ? vtap_policies(cpu, config.tap_class)
+                          : vtap_wanted(&cpu->key, config.tap_class);
+  if (ctx->gso_size && !config.match_none && may_be_fragmented(ctx, cpu)) who |= VTAP_FOR_BROKER;
+  return who;
 }
 
 /* Whether only the kernel can finish this packet: an SCTP checksum, and, where the kernel does not
@@ -140,8 +145,7 @@ static __always_inline void clone_to_leg(vtap_ctx* ctx, __u32 frames,
 }
 
 static __always_inline void copy(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 frames,
-                                 struct vtap_port_counters* count) {
-  bool by_leg = config.capture == VTAP_CAPTURE_CLONE || ctx->gso_size || is_unclear(ctx, cpu);
+                                 bool by_leg, struct vtap_port_counters* count) {
   if (by_leg && config.leg_ifindex) {
     clone_to_leg(ctx, frames, count); /* it counts what matched, too */
     return;
@@ -151,6 +155,11 @@ static __always_inline void copy(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 leng
     count->super_packet += frames;
   else
     tee(ctx, cpu, length, config.port, count);
+}
+
+/* Bytes of the frames that the packet is cut into. */
+static __always_inline __u64 wire_bytes(vtap_ctx* ctx, __u32 length, __u32 frames) {
+  return frames == 1 ? length : length + (__u64)(frames - 1) * segment_headers(ctx);
 }
 
 static __always_inline int original(struct vtap_port_counters* count, bool matched, __u32 frames) {
@@ -181,8 +190,20 @@ int vtap_tap_tc(struct __sk_buff* skb) {
     count->own_copies += frames;
     return original(count, false, frames);
   }
-  if (!selected(skb, cpu, length, count)) return original(count, false, frames);
-  copy(skb, cpu, length, frames, count);
+  int who = takers(skb, cpu, length, count);
+  if (!who) return original(count, false, frames);
+  /* All that is read of `cpu` is read before the first clone: programs that meet one use it, too.
+   */
+  bool by_leg = config.capture == VTAP_CAPTURE_CLONE || skb->gso_size || is_unclear(skb, cpu);
+  __u64 monitors = 0;
+  if (who & VTAP_FOR_CLONE) monitors = monitors_of(cpu, frames, wire_bytes(skb, length, frames));
+  if (who & VTAP_FOR_BROKER) {
+    copy(skb, cpu, length, frames, by_leg, count);
+  } else {
+    count->matched += frames;
+    count->copied += frames;
+  }
+  if (monitors) clone_to_monitors(skb, monitors, frames);
   return original(count, true, frames);
 }
 

@@ -118,6 +118,9 @@ struct Sample {
   std::optional<double> flows;  ///< (0, 1]
 };
 
+/// Whether the kernel serves a policy without user space, where it can.
+enum class Offload { automatic, never, require };
+
 struct Policy {
   std::string name;
   std::vector<std::uint32_t> taps;      ///< indexes into Config::taps
@@ -127,6 +130,8 @@ struct Policy {
   std::optional<Sample> sample;
   std::optional<Meter> meter;
   std::optional<std::uint32_t> slice;  ///< bytes
+  Offload offload = Offload::automatic;
+  bool once = false;  ///< of a packet that crosses several tap ports, one copy
   Position at;
 };
 

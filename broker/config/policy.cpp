@@ -144,6 +144,9 @@ void read_slice(const Field& field, PolicyDraft& draft) {
   }
 }
 
+constexpr auto kOffloads = std::to_array<Choice<Offload>>(
+    {{"auto", Offload::automatic}, {"never", Offload::never}, {"require", Offload::require}});
+
 constexpr auto kPolicyKeys = std::to_array<Key<PolicyDraft>>({
     {"name",
      [](const Field& f, PolicyDraft& draft) {
@@ -165,7 +168,12 @@ constexpr auto kPolicyKeys = std::to_array<Key<PolicyDraft>>({
     {"sample", read_sample},
     {"meter", read_meter},
     {"slice", read_slice},
-    {"offload", not_served_yet<PolicyDraft>},
+    {"offload",
+     [](const Field& f, PolicyDraft& draft) {
+       draft.policy.offload = f.choice(kOffloads).value_or(Offload::automatic);
+     }},
+    {"once",
+     [](const Field& f, PolicyDraft& draft) { draft.policy.once = f.boolean().value_or(false); }},
 });
 
 }  // namespace

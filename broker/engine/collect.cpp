@@ -126,7 +126,8 @@ stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
   using Counters = pipeline::PolicyCounters;
   stats::Policy out;
   out.name = config.name;
-  out.placement = "broker";
+  const bool in_kernel = plan_.tables.placements[policy] == plan::Placement::kernel;
+  out.placement = in_kernel ? "kernel" : "broker";
   out.matched_frames = total([](const Counters& c) -> auto& { return c.matched_frames; });
   out.matched_bytes = total([](const Counters& c) -> auto& { return c.matched_bytes; });
   out.dropped = {{"sample", total([](const Counters& c) -> auto& { return c.dropped_sample; })},
@@ -140,9 +141,42 @@ stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
         total([i](const Counters& c) -> auto& { return c.monitors[i].sent_bytes; });
     monitor.already_sent =
         total([i](const Counters& c) -> auto& { return c.monitors[i].already_sent; });
+    if (in_kernel) {
+      const vtap_pair_counters pair = clones_.pair(policy, static_cast<std::uint32_t>(i));
+      monitor.sent_frames = pair.sent_frames;
+      monitor.sent_bytes = pair.sent_bytes;
+      monitor.already_sent = pair.already_sent;
+    }
     out.monitors.push_back(std::move(monitor));
   }
+  if (in_kernel) {
+    const vtap_placed_counters counters = clones_.policy(policy);
+    out.matched_frames = counters.matched_frames;
+    out.matched_bytes = counters.matched_bytes;
+  }
   return out;
+}
+
+/// A monitor whose policies the kernel serves: it got what they sent, but for what was refused.
+void Engine::add_clones(stats::Monitor& out, std::uint32_t monitor) const {
+  const vtap_clone_counters clones = clones_.monitor(monitor);
+  for (std::uint32_t policy = 0; policy < plan_.config.policies.size(); ++policy) {
+    if (plan_.tables.placements[policy] != plan::Placement::kernel) continue;
+    const auto& monitors = plan_.config.policies[policy].monitors;
+    const auto place = std::ranges::find(monitors, monitor);
+    if (place == monitors.end()) continue;
+    const vtap_pair_counters pair =
+        clones_.pair(policy, static_cast<std::uint32_t>(place - monitors.begin()));
+    out.tx_frames += pair.sent_frames;
+    out.tx_bytes += pair.sent_bytes;
+  }
+  const std::uint64_t device = monitors_[monitor]->device_drops();
+  out.tx_frames = minus(out.tx_frames, clones.down + clones.failed + device);
+  out.dropped = {{"ring_full", 0},
+                 {"queue_full", 0},
+                 {"down", clones.down},
+                 {"device", device},
+                 {"clone_failed", clones.failed}};
 }
 
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
@@ -171,6 +205,7 @@ stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
                  {"queue_full", refused(&Counters::queue_full)},
                  {"down", refused(&Counters::down)},
                  {"device", device}};
+  if (resolved_.in_kernel(plan_.config, monitor)) add_clones(out, monitor);
   out.arrived_frames = port.arrived();
   for (const auto& socket : port.sockets()) {
     out.queues.push_back({socket->spec().queue, "tx", socket->zero_copy()});

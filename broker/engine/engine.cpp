@@ -29,12 +29,14 @@ std::uint32_t ring_size(std::uint32_t frames, std::uint32_t largest) {
 }  // namespace
 
 Engine::Engine(plan::Plan plan, Resolved resolved, host::StateDir state, io::TeeMemory memory,
-               io::ClassMaps classes, io::RedirectErrors errors, host::LinkWatch watch)
+               io::ClassMaps classes, io::CloneMaps clones, io::RedirectErrors errors,
+               host::LinkWatch watch)
     : plan_(std::move(plan)),
       resolved_(std::move(resolved)),
       state_(std::move(state)),
       memory_(std::move(memory)),
       classes_(std::move(classes)),
+      clones_(std::move(clones)),
       errors_(std::move(errors)),
       watch_(std::move(watch)),
       shared_(plan_),
@@ -53,11 +55,13 @@ Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved
   }
   auto classes = io::ClassMaps::load(plan.tables);
   if (!classes) return classes.error();
+  auto clones = io::CloneMaps::load(plan.config, plan.tables);
+  if (!clones) return clones.error();
   auto errors = io::RedirectErrors::attach();
   if (!errors) return errors.error();
-  std::unique_ptr<Engine> engine(new Engine(std::move(plan), std::move(resolved), std::move(state),
-                                            std::move(*memory), std::move(*classes),
-                                            std::move(*errors), std::move(*watch)));
+  std::unique_ptr<Engine> engine(
+      new Engine(std::move(plan), std::move(resolved), std::move(state), std::move(*memory),
+                 std::move(*classes), std::move(*clones), std::move(*errors), std::move(*watch)));
   if (auto opened = engine->open(); !opened) {
     engine->roll_back();
     return opened.error();
@@ -129,7 +133,7 @@ Result<void> Engine::open_tap_ports() {
         place.output_index = static_cast<std::uint8_t>(i == 0 ? place.index + 1 : place.index - 1);
       }
       auto port = TapPort::open(state_, plan_, how, place, how.links[i], leg_ ? leg_->ifindex() : 0,
-                                memory_, classes_);
+                                memory_, classes_, clones_);
       if (!port) return port.error();
       carries_.push_back(how.links[i].ready());
       taps_.push_back(std::move(*port));
@@ -264,9 +268,9 @@ Result<void> Engine::start_workers() {
         workers_[i]->cross_to(monitor, i % owners);
       }
     }
-    monitors_.push_back(
-        std::make_unique<MonitorPort>(state_, owner, config.port, monitor, std::move(owning),
-                                      ring_size(limit, kLargestRing), memory_.umem()));
+    monitors_.push_back(std::make_unique<MonitorPort>(
+        state_, owner, config.port, monitor, std::move(owning), ring_size(limit, kLargestRing),
+        memory_.umem(), resolved_.in_kernel(plan_.config, monitor) ? &clones_ : nullptr));
   }
   std::vector<worker::Worker*> peers;
   for (const auto& worker : workers_) peers.push_back(worker.get());
@@ -381,7 +385,7 @@ Result<void> Engine::retake_port(std::size_t number) {
   TapPort::Place place = old->place();
   if (place.output) place.output = link_of(place.output->name);
   auto port = TapPort::open(state_, plan_, how, place, link_of(old->link().name),
-                            leg_ ? leg_->ifindex() : 0, memory_, classes_);
+                            leg_ ? leg_->ifindex() : 0, memory_, classes_, clones_);
   if (!port) return port.error();
   if (auto done = (*port)->attach(); !done) return done;
   errors_.remove_port(old->link().ifindex);

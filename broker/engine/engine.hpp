@@ -48,7 +48,8 @@ class Engine {
 
  private:
   Engine(plan::Plan plan, Resolved resolved, host::StateDir state, io::TeeMemory memory,
-         io::ClassMaps classes, io::RedirectErrors errors, host::LinkWatch watch);
+         io::ClassMaps classes, io::CloneMaps clones, io::RedirectErrors errors,
+         host::LinkWatch watch);
 
   Result<void> open();
   Result<void> open_leg();
@@ -72,6 +73,7 @@ class Engine {
   stats::Tap tap_snapshot(std::uint32_t tap) const;
   stats::TapPort port_snapshot(const TapPort& port) const;
   stats::Policy policy_snapshot(std::uint32_t policy) const;
+  void add_clones(stats::Monitor& out, std::uint32_t monitor) const;
   stats::Monitor monitor_snapshot(std::uint32_t monitor) const;
   std::vector<stats::Worker> worker_snapshots() const;
 
@@ -80,6 +82,7 @@ class Engine {
   host::StateDir state_;
   io::TeeMemory memory_;
   io::ClassMaps classes_;
+  io::CloneMaps clones_;
   io::RedirectErrors errors_;
   std::optional<host::Leg> leg_;
   host::LinkWatch watch_;

@@ -17,14 +17,15 @@ constexpr auto kZeroCopyQuarantine = std::chrono::milliseconds(200);
 
 MonitorPort::MonitorPort(const host::StateDir& state, std::string owner, std::string port,
                          std::uint32_t target, std::vector<worker::Worker*> queues,
-                         std::uint32_t ring_size, pipeline::UmemView umem)
+                         std::uint32_t ring_size, pipeline::UmemView umem, io::CloneMaps* clones)
     : state_(state),
       owner_(std::move(owner)),
       name_(std::move(port)),
       target_(target),
       owners_(std::move(queues)),
       ring_size_(ring_size),
-      umem_(umem) {}
+      umem_(umem),
+      clones_(clones) {}
 
 Result<void> MonitorPort::bring_up(const host::Link& link) {
   if (up()) return {};
@@ -32,7 +33,11 @@ Result<void> MonitorPort::bring_up(const host::Link& link) {
     if (port_) forget();
     if (auto done = claim(link); !done) return done;
   }
-  return link.ready() ? open_sockets(link) : Result<void>{};
+  if (!link.ready()) return {};
+  auto carries =
+      clones_ != nullptr ? clones_->set_monitor(target_, link.ifindex) : open_sockets(link);
+  up_ = carries.ok();
+  return carries;
 }
 
 Result<void> MonitorPort::claim(const host::Link& link) {
@@ -42,6 +47,7 @@ Result<void> MonitorPort::claim(const host::Link& link) {
   const bool ours_before = host::carries_ours(link);
   host::PortSpec spec{.name = name_, .role = host::Role::monitor, .hook = hook};
   spec.owner = owner_;
+  spec.skb_output = clones_ != nullptr;
   auto port = host::Port::open(state_, spec);
   if (!port) return port.error();
   for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
@@ -78,7 +84,12 @@ Result<void> MonitorPort::open_sockets(const host::Link& link) {
 }
 
 void MonitorPort::take_down() {
-  if (!up()) return;
+  if (!std::exchange(up_, false)) return;
+  if (clones_ != nullptr) {
+    if (auto done = clones_->set_monitor(target_, 0); !done)
+      spdlog::warn("{}", done.error().message);
+    return;
+  }
   bool zero_copy = false;
   for (worker::Worker* owner : owners_) {
     owner->call([&] {

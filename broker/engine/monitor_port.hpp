@@ -20,13 +20,16 @@ namespace vtap::engine {
 /// engine's thread only.
 class MonitorPort {
  public:
-  /// `target`: index of its sink in every worker. `queues`: the workers that own one each.
+  /// `target`: number of the monitor, and index of its sink in every worker. `queues`: the workers
+  /// that own one each. `clones`: where the tap programs look for the port, if the kernel serves
+  /// this monitor; else null.
   MonitorPort(const host::StateDir& state, std::string owner, std::string port,
               std::uint32_t target, std::vector<worker::Worker*> queues, std::uint32_t ring_size,
-              pipeline::UmemView umem);
+              pipeline::UmemView umem, io::CloneMaps* clones);
 
   /// The port is there: claims it and drops what arrives on it; if it carries, opens a TX socket
-  /// per owning worker and hands them over. No change if it is up already.
+  /// per owning worker and hands them over, or tells the tap programs. No change if it is up
+  /// already.
   Result<void> bring_up(const host::Link& link);
   /// Takes the sockets away and the frames back. No change if it is down already.
   void take_down();
@@ -37,7 +40,7 @@ class MonitorPort {
   bool is_news(const std::string& trouble) {
     return std::exchange(last_trouble_, trouble) != trouble;
   }
-  [[nodiscard]] bool up() const noexcept { return !sockets_.empty(); }
+  [[nodiscard]] bool up() const noexcept { return up_; }
   [[nodiscard]] int ifindex() const noexcept { return port_ ? port_->link().ifindex : 0; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::vector<worker::Worker*>& owners() const noexcept { return owners_; }
@@ -63,9 +66,11 @@ class MonitorPort {
   std::vector<worker::Worker*> owners_;
   std::uint32_t ring_size_;
   pipeline::UmemView umem_;
+  io::CloneMaps* clones_;
   std::optional<host::Port> port_;
   std::optional<io::MonitorProgram> program_;
-  std::vector<std::unique_ptr<io::XskSocket>> sockets_;  ///< by owner; empty: down
+  std::vector<std::unique_ptr<io::XskSocket>> sockets_;  ///< by owner
+  bool up_ = false;
   std::string last_trouble_;
   bool ours_before_ = false;
   std::uint64_t drops_before_ = 0;        ///< the device's counter when it became ours

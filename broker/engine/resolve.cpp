@@ -83,6 +83,7 @@ class Resolver {
     for (const auto& monitor : config_.monitors) {
       resolved.monitors.push_back(resolve_monitor(monitor));
     }
+    place_policies(resolved);
     if (!findings_.text().empty()) return Error{findings_.text(), ErrorKind::usage};
     return resolved;
   }
@@ -230,6 +231,96 @@ class Resolver {
     return {*link, host::has_native_xdp(*link) ? host::Hook::xdp : host::Hook::tc};
   }
 
+  /// Why the kernel cannot serve a policy; empty: it can (docs/decisions/0013).
+  [[nodiscard]] std::string needs_broker(const config::Policy& policy,
+                                         const Resolved& resolved) const {
+    if (policy.sample) return "it samples";
+    if (policy.meter) return "it has a meter";
+    if (policy.slice) return "it slices";
+    if (policy.once) return "it has once = true";
+    for (const auto* matches : {&policy.match, &policy.except}) {
+      for (const config::Match& match : *matches) {
+        if (!match.length.empty()) return "it asks for the length of a frame";
+        if (!match.tcp_flags.empty()) return "it asks for TCP flags";
+      }
+    }
+    for (const std::uint32_t tap : policy.taps) {
+      const ResolvedTap& how = resolved.taps[tap];
+      if (how.capture == Capture::tee && (!how.ingress || how.hook == host::Hook::tc)) continue;
+      return "tap " + config_.taps[tap].name + " has capture " +
+             std::string(capture_name(how.capture)) + " at " + std::string(hook_name(how.hook)) +
+             ", the kernel clones only from a tee at tc";
+    }
+    return {};
+  }
+
+  /// Policies that share a monitor are placed together, by whoever is the strictest of them.
+  void place_policies(Resolved& resolved) {
+    const auto& policies = config_.policies;
+    std::vector<std::string> obstacle(policies.size());
+    resolved.policies.resize(policies.size());
+    for (std::size_t i = 0; i < policies.size(); ++i) {
+      obstacle[i] = policies[i].offload == config::Offload::never
+                        ? "it has offload = \"never\""
+                        : needs_broker(policies[i], resolved);
+      resolved.policies[i].why = "the kernel selects and copies, the broker fans out";
+    }
+    std::vector<bool> seen(policies.size(), false);
+    for (std::size_t first = 0; first < policies.size(); ++first) {
+      if (seen[first]) continue;
+      const std::vector<std::size_t> group = group_of(first);
+      for (const std::size_t i : group) seen[i] = true;
+      const auto required = std::ranges::find_if(
+          group, [&](std::size_t i) { return policies[i].offload == config::Offload::require; });
+      if (required == group.end()) continue;
+      const auto hindered =
+          std::ranges::find_if(group, [&](std::size_t i) { return !obstacle[i].empty(); });
+      if (hindered != group.end()) {
+        refuse_offload(policies[*required], policies[*hindered], obstacle[*hindered]);
+        continue;
+      }
+      for (const std::size_t i : group) {
+        resolved.policies[i] = {plan::Placement::kernel, "the kernel clones to the monitor's port"};
+      }
+    }
+  }
+
+  void refuse_offload(const config::Policy& required, const config::Policy& hindered,
+                      const std::string& why) {
+    const bool itself = &required == &hindered;
+    findings_.add(required.at,
+                  "policy " + required.name + ": offload = \"require\" is impossible: " +
+                      (itself ? why
+                              : "policy " + hindered.name +
+                                    " shares a monitor with it, and cannot be placed in the "
+                                    "kernel: " +
+                                    why) +
+                      "; write offload = \"auto\"" +
+                      (itself ? "" : ", or give it a monitor of its own"));
+  }
+
+  /// All policies that share a monitor with this one, or with one that does.
+  [[nodiscard]] std::vector<std::size_t> group_of(std::size_t first) const {
+    const auto& policies = config_.policies;
+    std::vector<std::size_t> group{first};
+    std::uint64_t monitors = 0;
+    const auto set_of = [&](std::size_t i) {
+      std::uint64_t set = 0;
+      for (const std::uint32_t monitor : policies[i].monitors) set |= std::uint64_t{1} << monitor;
+      return set;
+    };
+    for (std::uint64_t more = set_of(first); more != monitors;) {
+      monitors = more;
+      group.clear();
+      for (std::size_t i = 0; i < policies.size(); ++i) {
+        if ((set_of(i) & monitors) == 0) continue;
+        group.push_back(i);
+        more |= set_of(i);
+      }
+    }
+    return group;
+  }
+
   const config::Config& config_;
   Findings findings_;
   std::vector<host::DefaultRoute> routes_;
@@ -268,6 +359,21 @@ std::string names(const std::vector<std::uint32_t>& indexes, const std::vector<N
 
 }  // namespace
 
+std::vector<plan::Placement> Resolved::placements() const {
+  std::vector<plan::Placement> placements;
+  for (const ResolvedPolicy& policy : policies) placements.push_back(policy.placement);
+  return placements;
+}
+
+bool Resolved::in_kernel(const config::Config& config, std::uint32_t monitor) const {
+  for (std::size_t i = 0; i < policies.size(); ++i) {
+    if (policies[i].placement != plan::Placement::kernel) continue;
+    const auto& served = config.policies[i].monitors;
+    if (std::ranges::find(served, monitor) != served.end()) return true;
+  }
+  return false;
+}
+
 Result<Resolved> resolve(const config::Config& config) { return Resolver(config).run(); }
 
 std::string describe(const config::Config& config, const Resolved& resolved) {
@@ -287,9 +393,12 @@ std::string describe(const config::Config& config, const Resolved& resolved) {
     text << "monitor " << monitor.name << ": port " << monitor.port << ", "
          << (resolved.monitors[i].link.ready() ? "up" : "down") << '\n';
   }
-  for (const auto& policy : config.policies) {
-    text << "policy " << policy.name << ": placement broker (the kernel selects and copies, the "
-         << "broker fans out), taps " << names(policy.taps, config.taps) << ", monitors "
+  for (std::size_t i = 0; i < config.policies.size(); ++i) {
+    const auto& policy = config.policies[i];
+    const auto& how = resolved.policies[i];
+    text << "policy " << policy.name << ": placement "
+         << (how.placement == plan::Placement::kernel ? "kernel" : "broker") << " (" << how.why
+         << "), taps " << names(policy.taps, config.taps) << ", monitors "
          << names(policy.monitors, config.monitors) << '\n';
   }
   return text.str();

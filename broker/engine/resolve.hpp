@@ -7,6 +7,7 @@
 
 #include "config/config.hpp"
 #include "host/link.hpp"
+#include "plan/plan.hpp"
 #include "vtap/result.hpp"
 
 /// From "auto" to what this machine can do. Reads the machine, changes nothing.
@@ -29,10 +30,21 @@ struct ResolvedMonitor {
   host::Hook hook = host::Hook::tc;  ///< of the program that drops what arrives there
 };
 
+struct ResolvedPolicy {
+  plan::Placement placement = plan::Placement::broker;
+  std::string why;  ///< for --check
+};
+
 struct Resolved {
   std::vector<std::uint32_t> worker_cpus;  ///< one worker on each
   std::vector<ResolvedTap> taps;
   std::vector<ResolvedMonitor> monitors;
+  std::vector<ResolvedPolicy> policies;
+
+  /// By policy, for the plan.
+  [[nodiscard]] std::vector<plan::Placement> placements() const;
+  /// Whether the kernel serves the policies of this monitor.
+  [[nodiscard]] bool in_kernel(const config::Config& config, std::uint32_t monitor) const;
 };
 
 /// The word of the config.

@@ -52,6 +52,7 @@ vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
   config.generation = plan.generation;
   config.match_all = classes.match_all ? 1 : 0;
   config.match_none = classes.match_none ? 1 : 0;
+  config.clones = classes.clones ? 1 : 0;
   config.tap_class = classes.tap_class;
   config.leg_ifindex = static_cast<__u32>(leg);
   config.stale_ns = kStaleNs;
@@ -65,13 +66,14 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
                                                const ResolvedTap& how, const Place& place,
                                                const host::Link& link, int leg,
                                                const io::TeeMemory& memory,
-                                               const io::ClassMaps& classes) {
+                                               const io::ClassMaps& classes,
+                                               const io::CloneMaps& clones) {
   const config::Mode mode = plan.config.taps[place.tap].mode;
   std::vector<Station> stations;
   const auto add = [&](host::Direction direction, host::Hook hook) -> Result<void> {
     auto programs =
         io::TapPrograms::load(hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
-                              constants(plan, how, place, leg), memory, classes);
+                              constants(plan, how, place, leg), memory, classes, clones);
     if (!programs) return programs.error();
     stations.push_back({direction, hook, std::move(*programs)});
     return {};

@@ -37,7 +37,8 @@ class TapPort {
                                                const ResolvedTap& how, const Place& place,
                                                const host::Link& link, int leg,
                                                const io::TeeMemory& memory,
-                                               const io::ClassMaps& classes);
+                                               const io::ClassMaps& classes,
+                                               const io::CloneMaps& clones);
 
   /// Gives up the claim, for the one that comes in its place: its device is gone, or the other
   /// device of its pair. Programs that are attached stay.

@@ -35,6 +35,31 @@ Demand demand_of(const PortSpec& spec) {
   if (spec.skb_output || (spec.role == Role::tap_inline && spec.hook == Hook::tc)) {
     off({"tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"});
   }
+  if (spec.skb_output) {
+    off({"tx-checksum-ipv4",
+         "tx-checksum-ip-generic",
+         "tx-checksum-ipv6",
+         "tx-checksum-fcoe-crc",
+         "tx-checksum-sctp",
+         "tx-tcp-segmentation",
+         "tx-tcp-ecn-segmentation",
+         "tx-tcp-mangleid-segmentation",
+         "tx-tcp-accecn-segmentation",
+         "tx-tcp6-segmentation",
+         "tx-fcoe-segmentation",
+         "tx-gre-segmentation",
+         "tx-gre-csum-segmentation",
+         "tx-ipxip4-segmentation",
+         "tx-ipxip6-segmentation",
+         "tx-udp_tnl-segmentation",
+         "tx-udp_tnl-csum-segmentation",
+         "tx-gso-partial",
+         "tx-tunnel-remcsum-segmentation",
+         "tx-sctp-segmentation",
+         "tx-esp-segmentation",
+         "tx-udp-segmentation",
+         "tx-gso-list"});
+  }
   demand.promisc = through_here;
   demand.no_ipv6 = is_output_only_or_inline(spec.role);
   return demand;

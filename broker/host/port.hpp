@@ -17,8 +17,8 @@ struct PortSpec {
   std::string name;
   Role role = Role::tap_host;
   Hook hook = Hook::tc;  ///< where the program of this port sits
-  /// Copies come here by bpf_clone_redirect or from other skbs (clone capture): tags must be in
-  /// the frame. Implied for inline at TC.
+  /// Copies come here by bpf_clone_redirect: the kernel must cut them, complete their checksums and
+  /// put their tags in place before the device gets them.
   bool skb_output = false;
   std::string owner = "a broker";  ///< who claims it, for the message that another one gets
 };
@@ -27,7 +27,7 @@ struct PortSpec {
 /// - taps at XDP: VLAN RX offload, LRO and hardware GRO off;
 /// - inline and span taps at TC: GRO, LRO and hardware GRO off (a host's own port keeps them, its
 ///   super-packets count as missed);
-/// - inline at TC and skb outputs: VLAN TX offload off;
+/// - inline at TC: VLAN TX offload off; skb outputs: every TX offload off;
 /// - inline and span: promiscuous; inline and monitor: no IPv6 of its own.
 /// Originals are journalled before they are changed. The destructor gives up only the claim: the
 /// stubs and settings stay, so a wire stays a wire.

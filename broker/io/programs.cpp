@@ -33,6 +33,9 @@ using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 constexpr std::array kClassMaps = {"vectors", "fields",    "hosts4", "trie4",
                                    "hosts6",  "prefixes6", "macs"};
 
+constexpr std::array kCloneMaps = {"policy_of_bit", "placed",        "placed_counts",
+                                   "pair_counts",   "monitor_links", "clone_counts"};
+
 Result<UniqueFd> create_class_map(bpf_map_type type, const char* name, std::size_t key_size,
                                   std::size_t value_size, std::size_t entries) {
   LIBBPF_OPTS(bpf_map_create_opts, options);
@@ -120,6 +123,29 @@ Result<void> share_maps(bpf_object* object, const TeeMemory& memory, const Class
   return {};
 }
 
+Result<void> share_clone_maps(bpf_object* object, const CloneMaps& clones) {
+  for (const char* name : kCloneMaps) {
+    if (auto done = reuse(object, name, clones.fd(name)); !done) return done;
+  }
+  return {};
+}
+
+/// Element of a per-CPU array, summed word by word.
+template <typename T>
+T sum_over_cpus(int map_fd, std::uint32_t key) {
+  constexpr std::size_t word = sizeof(std::uint64_t);
+  static_assert(sizeof(T) % word == 0);
+  constexpr std::size_t words = sizeof(T) / word;
+  const auto cpus = possible_cpus();
+  T sum{};
+  if (!cpus) return sum;
+  std::vector<std::uint64_t> values(words * cpus.value(), 0);
+  if (bpf_map_lookup_elem(map_fd, &key, values.data()) != 0) return sum;
+  auto* const totals = reinterpret_cast<std::uint64_t*>(&sum);
+  for (std::size_t i = 0; i < values.size(); ++i) totals[i % words] += values[i];
+  return sum;
+}
+
 /// Opens and loads a skeleton whose constants are `config`; `prepare` shares maps before the load.
 template <typename Owner, auto Open, auto Load, typename Prepare>
 Result<Owner> load_skeleton(const char* what, const vtap_port_config& config, Prepare prepare) {
@@ -166,6 +192,77 @@ int ClassMaps::fd(std::string_view name) const noexcept {
   return found == maps_.end() ? -1 : found->second.get();
 }
 
+Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tables& tables) {
+  CloneMaps loaded;
+  const auto& policies = config.policies;
+  std::vector<vtap_placed> placed(policies.size());
+  std::uint32_t pairs = 0;
+  loaded.pairs_.resize(policies.size());
+  for (std::size_t i = 0; i < policies.size(); ++i) {
+    if (tables.placements[i] != plan::Placement::kernel) continue;
+    placed[i].first_pair = pairs;
+    const auto& monitors = policies[i].monitors;
+    for (const std::uint32_t monitor : monitors) {
+      placed[i].monitors |= std::uint64_t{1} << monitor;
+      // The program counts them in the order of their bits.
+      const auto before =
+          std::ranges::count_if(monitors, [&](std::uint32_t other) { return other < monitor; });
+      loaded.pairs_[i].push_back(pairs + static_cast<std::uint32_t>(before));
+    }
+    pairs += static_cast<std::uint32_t>(monitors.size());
+  }
+  const auto create = [&](bpf_map_type type, const char* name, std::size_t value_size,
+                          std::size_t entries) -> Result<void> {
+    auto map = create_class_map(type, name, sizeof(std::uint32_t), value_size, entries);
+    if (!map) return map.error();
+    loaded.maps_.emplace_back(name, std::move(*map));
+    return {};
+  };
+  const auto array = BPF_MAP_TYPE_ARRAY;
+  const auto per_cpu = BPF_MAP_TYPE_PERCPU_ARRAY;
+  for (auto& done :
+       {create(array, "policy_of_bit", sizeof(std::uint32_t), tables.policy_of_bit.size()),
+        create(array, "placed", sizeof(vtap_placed), policies.size()),
+        create(per_cpu, "placed_counts", sizeof(vtap_placed_counters), policies.size()),
+        create(per_cpu, "pair_counts", sizeof(vtap_pair_counters), pairs),
+        create(array, "monitor_links", sizeof(std::uint32_t), VTAP_MAX_MONITORS),
+        create(per_cpu, "clone_counts", sizeof(vtap_clone_counters), VTAP_MAX_MONITORS)}) {
+    if (!done) return done.error();
+  }
+  const auto fill = [&](const char* name, const auto& values) -> Result<void> {
+    for (std::uint32_t i = 0; i < values.size(); ++i) {
+      if (bpf_map_update_elem(loaded.fd(name), &i, &values[i], BPF_ANY) != 0)
+        return bpf_error(std::string("filling the BPF map ") + name, -errno);
+    }
+    return {};
+  };
+  if (auto done = fill("policy_of_bit", tables.policy_of_bit); !done) return done.error();
+  if (auto done = fill("placed", placed); !done) return done.error();
+  return loaded;
+}
+
+int CloneMaps::fd(std::string_view name) const noexcept {
+  const auto found = std::ranges::find(maps_, name, [](const auto& entry) { return entry.first; });
+  return found == maps_.end() ? -1 : found->second.get();
+}
+
+Result<void> CloneMaps::set_monitor(std::uint32_t monitor, int ifindex) {
+  if (bpf_map_update_elem(fd("monitor_links"), &monitor, &ifindex, BPF_ANY) == 0) return {};
+  return bpf_error("telling the tap programs about a monitor port", -errno);
+}
+
+vtap_placed_counters CloneMaps::policy(std::uint32_t policy) const {
+  return sum_over_cpus<vtap_placed_counters>(fd("placed_counts"), policy);
+}
+
+vtap_pair_counters CloneMaps::pair(std::uint32_t policy, std::uint32_t place) const {
+  return sum_over_cpus<vtap_pair_counters>(fd("pair_counts"), pairs_[policy][place]);
+}
+
+vtap_clone_counters CloneMaps::monitor(std::uint32_t monitor) const {
+  return sum_over_cpus<vtap_clone_counters>(fd("clone_counts"), monitor);
+}
+
 /// One hook's pair of skeletons is set, the other pair is empty.
 struct TapPrograms::State {
   StubXdp stub_xdp;
@@ -196,7 +293,8 @@ Result<void> set_output(bpf_map* out, const vtap_port_config& config) {
 }  // namespace
 
 Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& config,
-                                      const TeeMemory& memory, const ClassMaps& classes) {
+                                      const TeeMemory& memory, const ClassMaps& classes,
+                                      const CloneMaps& clones) {
   auto state = std::make_unique<State>();
   const auto nothing = [](bpf_object*) { return Result<void>{}; };
   const auto share = [&](bpf_object* object) { return share_maps(object, memory, classes); };
@@ -204,8 +302,11 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
     auto stub =
         load_skeleton<StubTc, stub_tc_bpf__open, stub_tc_bpf__load>("the TC stub", config, nothing);
     if (!stub) return stub.error();
-    auto tap = load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>("the TC tap program",
-                                                                        config, share);
+    auto tap = load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>(
+        "the TC tap program", config, [&](bpf_object* object) {
+          auto done = share(object);
+          return done ? share_clone_maps(object, clones) : done;
+        });
     if (!tap) return tap.error();
     state->stub_tc = std::move(*stub);
     state->tap_tc = std::move(*tap);
@@ -311,26 +412,6 @@ int MonitorProgram::fd(ProgramHook hook) const noexcept {
   return bpf_program__fd(hook == ProgramHook::xdp ? programs.vtap_monitor_xdp
                                                   : programs.vtap_monitor_tc);
 }
-
-namespace {
-
-/// Element of a per-CPU array, summed word by word.
-template <typename T>
-T sum_over_cpus(int map_fd, std::uint32_t key) {
-  constexpr std::size_t word = sizeof(std::uint64_t);
-  static_assert(sizeof(T) % word == 0);
-  constexpr std::size_t words = sizeof(T) / word;
-  const auto cpus = possible_cpus();
-  T sum{};
-  if (!cpus) return sum;
-  std::vector<std::uint64_t> values(words * cpus.value(), 0);
-  if (bpf_map_lookup_elem(map_fd, &key, values.data()) != 0) return sum;
-  auto* const totals = reinterpret_cast<std::uint64_t*>(&sum);
-  for (std::size_t i = 0; i < values.size(); ++i) totals[i % words] += values[i];
-  return sum;
-}
-
-}  // namespace
 
 std::uint64_t MonitorProgram::arrived() const {
   return sum_over_cpus<std::uint64_t>(bpf_map__fd(state_->object->maps.arrived), 0);

@@ -29,6 +29,29 @@ class ClassMaps {
   std::vector<std::pair<std::string_view, UniqueFd>> maps_;
 };
 
+/// What the TC programs of all ports share to serve policies in the kernel (xdp/clone.bpf.h):
+/// where their copies go, and what became of them.
+class CloneMaps {
+ public:
+  static Result<CloneMaps> load(const config::Config& config, const plan::Tables& tables);
+
+  /// Where the copies for a monitor go from now on; 0: nowhere, they count as `down`.
+  Result<void> set_monitor(std::uint32_t monitor, int ifindex);
+
+  /// Since the start, over all CPUs. `place`: of the monitor in the policy's list.
+  [[nodiscard]] vtap_placed_counters policy(std::uint32_t policy) const;
+  [[nodiscard]] vtap_pair_counters pair(std::uint32_t policy, std::uint32_t place) const;
+  [[nodiscard]] vtap_clone_counters monitor(std::uint32_t monitor) const;
+
+  /// File descriptor by the map's name; -1: no such map.
+  [[nodiscard]] int fd(std::string_view name) const noexcept;
+
+ private:
+  std::vector<std::pair<std::string_view, UniqueFd>> maps_;
+  /// By policy and place in its list: number of the pair.
+  std::vector<std::vector<std::uint32_t>> pairs_;
+};
+
 enum class ProgramHook : std::uint8_t { xdp, tc };
 
 /// The two programs of a tap port: the stub that is attached, and the plan's, which the stub
@@ -38,7 +61,8 @@ class TapPrograms {
  public:
   /// `output`: ifindex of the other port, for inline.
   static Result<TapPrograms> load(ProgramHook hook, const vtap_port_config& config,
-                                  const TeeMemory& memory, const ClassMaps& classes);
+                                  const TeeMemory& memory, const ClassMaps& classes,
+                                  const CloneMaps& clones);
 
   TapPrograms(TapPrograms&&) noexcept;
   TapPrograms& operator=(TapPrograms&&) noexcept;

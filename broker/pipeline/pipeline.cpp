@@ -40,6 +40,16 @@ SharedPlan::SharedPlan(const plan::Plan& plan)
       reads_keys_(plan.tables.config.dims != 0 ||
                   std::ranges::any_of(plan.config.policies, samples_flows)) {
   for (const auto& policy : plan.config.policies) policies_.push_back(make_policy(policy));
+  const auto& placements = plan.tables.placements;
+  if (std::ranges::find(placements, plan::Placement::kernel) != placements.end()) {
+    not_ours_.resize(words_);
+    const auto& policy_of_bit = plan.tables.policy_of_bit;
+    for (std::size_t bit = 0; bit < policy_of_bit.size(); ++bit) {
+      if (policy_of_bit[bit] == ~0U) continue;
+      if (placements[policy_of_bit[bit]] != plan::Placement::kernel) continue;
+      not_ours_[bit / 64] |= std::uint64_t{1} << (bit % 64);
+    }
+  }
   std::uint32_t port = 0;
   for (std::uint32_t tap = 0; tap < plan.config.taps.size(); ++tap) {
     for (std::size_t i = 0; i < plan.config.taps[tap].ports.size(); ++i) tap_of_port_[port++] = tap;
@@ -102,6 +112,7 @@ void Pipeline::classify(const Burst& burst) noexcept {
   for (std::uint32_t i = 0; i < burst.size; ++i) {
     const std::uint32_t tap = plan_.tap_of_port(burst.port[i]);
     if (!classifier.classify(burst.key[i], tap, words_.data())) continue;
+    plan_.keep_ours(words_);
     classifier.for_each_policy(words_.data(), [&](std::uint32_t policy) {
       frames_of_[policy] |= FrameSet{1} << i;
       touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);

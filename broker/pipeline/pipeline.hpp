@@ -38,6 +38,10 @@ class SharedPlan {
   [[nodiscard]] std::span<const Policy> policies() const noexcept { return policies_; }
   [[nodiscard]] std::uint32_t words() const noexcept { return words_; }
   [[nodiscard]] bool reads_keys() const noexcept { return reads_keys_; }
+  /// Takes the policies that the kernel serves out of a set.
+  void keep_ours(std::span<std::uint64_t> policies) const noexcept {
+    for (std::size_t i = 0; i < not_ours_.size(); ++i) policies[i] &= ~not_ours_[i];
+  }
   [[nodiscard]] std::uint32_t tap_of_port(std::uint8_t port) const noexcept {
     return tap_of_port_[port];
   }
@@ -46,6 +50,7 @@ class SharedPlan {
   plan::Classifier classifier_;
   std::vector<Policy> policies_;
   std::array<std::uint32_t, VTAP_MAX_PORTS> tap_of_port_{};
+  std::vector<std::uint64_t> not_ours_;  ///< empty: all are ours
   std::uint32_t words_;
   bool reads_keys_;
 };

@@ -124,7 +124,7 @@ std::vector<Field> fields_of(vtap_fields& tables) {
 /// Fills one Tables from one Layout; used once.
 class Compiler {
  public:
-  Compiler(const config::Config& config, Layout layout)
+  Compiler(const config::Config& config, std::vector<Placement> placements, Layout layout)
       : config_(config),
         layout_(std::move(layout)),
         stride_(layout_.match_words + layout_.except_words),
@@ -132,6 +132,8 @@ class Compiler {
         pool_(tables_.vectors, stride_) {
     tables_.fields = std::make_unique<vtap_fields>();
     tables_.taps.resize(config.taps.size());
+    tables_.placements = std::move(placements);
+    tables_.placements.resize(config.policies.size(), Placement::broker);
     tables_.config.match_words = layout_.match_words;
     tables_.config.except_words = layout_.except_words;
   }
@@ -166,6 +168,10 @@ class Compiler {
     const Layout::Rule& r = layout_.rules[rule];
     const std::uint32_t word = r.except ? layout_.match_words : 0;
     return (static_cast<std::uint32_t>(end) * stride_ + word) * 64 + r.bit;
+  }
+
+  [[nodiscard]] bool in_kernel(std::uint32_t policy) const {
+    return tables_.placements[policy] == Placement::kernel;
   }
 
   void use(std::size_t rule, std::uint32_t dim) {
@@ -346,8 +352,13 @@ class Compiler {
 
   void compile_segments() {
     Vector top(stride_);
-    for (const Layout::Segment& segment : layout_.segments) set(top, segment.top);
+    Vector cloned(stride_);
+    for (const Layout::Segment& segment : layout_.segments) {
+      set(top, segment.top);
+      if (in_kernel(segment.policy)) set(cloned, segment.top);
+    }
     tables_.config.seg_top_class = pool_.add(top);
+    tables_.config.cloned_class = pool_.add(cloned);
     tables_.policy_of_bit.assign(std::size_t{64} * layout_.match_words, ~0U);
     for (const Layout::Segment& segment : layout_.segments)
       tables_.policy_of_bit[segment.top] = segment.policy;
@@ -363,6 +374,10 @@ class Compiler {
       const config::Policy& policy = config_.policies[rule.policy];
       if (std::find(policy.taps.begin(), policy.taps.end(), tap) == policy.taps.end()) continue;
       set(rules, bit_at(i, 0));
+      if (in_kernel(rule.policy)) {
+        result.clones = true;
+        continue;
+      }
       result.match_none = false;
       if (!constrained_[i] && !rule.except && policy.except.empty()) result.match_all = true;
     }
@@ -379,10 +394,10 @@ class Compiler {
 
 }  // namespace
 
-Result<Tables> compile(const config::Config& config) {
+Result<Tables> compile(const config::Config& config, std::vector<Placement> placements) {
   auto layout = lay_out(config);
   if (!layout) return layout.error();
-  return Compiler(config, std::move(*layout)).compile();
+  return Compiler(config, std::move(placements), std::move(*layout)).compile();
 }
 
 }  // namespace vtap::plan

@@ -18,6 +18,9 @@ namespace vtap::plan {
 
 using Address6 = std::array<std::uint8_t, 16>;
 
+/// Who serves a policy: the broker's workers, or the tap programs alone.
+enum class Placement : std::uint8_t { broker, kernel };
+
 /// Classification tables in the form that include/vtap/abi.h describes; the kernel maps and the C++
 /// classifier are both filled from this one.
 struct Tables {
@@ -37,13 +40,15 @@ struct Tables {
   /// Per tap of the config.
   struct TapClass {
     std::uint32_t tap_class = 0;  ///< vector of the rules that apply there
-    bool match_all = false;       ///< a policy of this tap takes every frame
-    bool match_none = false;      ///< no policy has this tap
+    bool match_all = false;       ///< a policy of the broker takes every frame of this tap
+    bool match_none = false;      ///< no policy of the broker has this tap
+    bool clones = false;          ///< a policy of the kernel has this tap
   };
   std::vector<TapClass> taps;
 
   /// Policy of every segment-top bit: policy_of_bit[word * 64 + bit]; other bits hold ~0u.
   std::vector<std::uint32_t> policy_of_bit;
+  std::vector<Placement> placements;  ///< by policy
 
   [[nodiscard]] std::uint32_t stride() const noexcept {
     return config.match_words + config.except_words;
@@ -54,7 +59,8 @@ struct Tables {
 };
 
 /// Compiles the policies of a config. Error: a limit of abi.h is exceeded; it names the limit.
-Result<Tables> compile(const config::Config& config);
+/// `placements`: by policy; empty: the broker serves all.
+Result<Tables> compile(const config::Config& config, std::vector<Placement> placements = {});
 
 /// Plan for one config: the tables and the config they came from.
 struct Plan {

@@ -169,7 +169,7 @@ struct vtap_class_config {
   /* Sizes of tables, rounded up to powers of two: numbers are masked, and the verifier content. */
   __u32 vectors;
   __u32 trie4_entries; /* root and blocks */
-  __u32 reserved;
+  __u32 cloned_class;  /* vector number: seg_top bits of the policies that the kernel serves */
 };
 
 /* ---------------------------------------------------------------- tee rings */
@@ -255,6 +255,7 @@ struct vtap_cpu {
   struct vtap_desc desc_ring[VTAP_RING_SLOTS];
   __u8 headers[VTAP_WINDOW + 64]; /* private to the programs: what the parser reads */
   struct vtap_key key;            /* private to the programs */
+  __u64 policies[VTAP_MAX_WORDS]; /* private to the programs: seg_top bits of those that clone */
 };
 
 /* What the raw tracepoints count of redirects that the kernel could not finish, per tap port from
@@ -286,6 +287,35 @@ struct vtap_leg_port {
   __u32 match_all;
 };
 
+/* ---------------------------------------------------------------- policies placed in the kernel */
+
+/* Where a policy's copies go. Its counters for its i-th monitor, by number, are those of pair
+ * first_pair + i. */
+struct vtap_placed {
+  __u64 monitors; /* set */
+  __u32 first_pair;
+  __u32 reserved;
+};
+
+/* Per CPU and policy, frames and bytes as they are on the wire. */
+struct vtap_placed_counters {
+  __u64 matched_frames;
+  __u64 matched_bytes;
+};
+
+/* Per CPU, policy and monitor. */
+struct vtap_pair_counters {
+  __u64 sent_frames;
+  __u64 sent_bytes;
+  __u64 already_sent;
+};
+
+/* Per CPU and monitor. */
+struct vtap_clone_counters {
+  __u64 down;   /* no device was there */
+  __u64 failed; /* the device, or what is in front of it, refused */
+};
+
 /* ---------------------------------------------------------------- program constants */
 
 enum vtap_mode { VTAP_MODE_INLINE = 0, VTAP_MODE_HOST = 1, VTAP_MODE_SPAN = 2 };
@@ -301,8 +331,9 @@ struct vtap_port_config {
   __u32 frame_size;     /* bytes of a UMEM frame; power of two */
   __u32 frames;
   __u32 generation;
-  __u32 match_all;   /* some policy takes every frame of this tap: no need to look */
-  __u32 match_none;  /* no policy on this tap */
+  __u32 match_all;   /* some policy of the broker takes every frame of this tap: no need to look */
+  __u32 match_none;  /* no policy of the broker on this tap */
+  __u32 clones;      /* a policy on this tap is served by the kernel (TC) */
   __u32 tap_class;   /* vector of the rules that apply to this tap */
   __u32 leg_ifindex; /* TC: where packets go that only the kernel can cut; 0: nowhere */
   __u64 stale_ns;    /* redirect: plain path when the heartbeat is older */

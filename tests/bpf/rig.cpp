@@ -145,8 +145,10 @@ void run_live(int program_fd, int ifindex, const Bytes& frame, std::uint32_t fra
 
 const char* name_of(io::ProgramHook hook) { return hook == io::ProgramHook::xdp ? "XDP" : "TC"; }
 
-Compiled::Compiled(const config::Config& config)
-    : tables(require(plan::compile(config))), maps(require(io::ClassMaps::load(tables))) {}
+Compiled::Compiled(const config::Config& config, std::vector<plan::Placement> placements)
+    : tables(require(plan::compile(config, std::move(placements)))),
+      maps(require(io::ClassMaps::load(tables))),
+      clones(require(io::CloneMaps::load(config, tables))) {}
 
 vtap_port_config constants(const plan::Tables& tables, std::uint32_t tap, const Tee& tee) {
   vtap_port_config config{};
@@ -157,6 +159,7 @@ vtap_port_config constants(const plan::Tables& tables, std::uint32_t tap, const 
   config.generation = 1;
   config.match_all = tables.taps[tap].match_all ? 1 : 0;
   config.match_none = tables.taps[tap].match_none ? 1 : 0;
+  config.clones = tables.taps[tap].clones ? 1 : 0;
   config.tap_class = tables.taps[tap].tap_class;
   config.stale_ns = 500'000'000;
   config.classes = tables.config;

@@ -106,9 +106,11 @@ const char* name_of(io::ProgramHook hook);
 
 /// Tables of a config in user space and in the kernel.
 struct Compiled {
-  explicit Compiled(const config::Config& config);
+  /// `placements`: by policy; empty: the broker serves all.
+  explicit Compiled(const config::Config& config, std::vector<plan::Placement> placements = {});
   plan::Tables tables;
   io::ClassMaps maps;
+  io::CloneMaps clones;
 };
 
 /// What the broker would set for this tap; tee, host mode, generation 1 and port 0 unless changed.
@@ -124,7 +126,8 @@ class Tap {
  public:
   Tap(io::ProgramHook hook, const vtap_port_config& config, const Tee& tee, const Compiled& plan)
       : hook_(hook),
-        programs_(require(io::TapPrograms::load(hook, config, tee.memory(), plan.maps))) {}
+        programs_(
+            require(io::TapPrograms::load(hook, config, tee.memory(), plan.maps, plan.clones))) {}
 
   [[nodiscard]] io::TapPrograms& programs() { return programs_; }
   Fate run(const Bytes& frame) { return run_program(programs_.plan_fd(), hook_, frame); }

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
+/*
+ * The policies that the kernel serves at TC: their counters, and a clone of the packet to each of
+ * their monitors (docs/decisions/0013). Behind vtap_policies(), which left them in cpu->policies.
+ */
+#ifndef VTAP_CLONE_BPF_H
+#define VTAP_CLONE_BPF_H
+
+#include "skb.bpf.h"
+
+/* By the number of a seg_top bit: the policy. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u32);
+} policy_of_bit SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1); /* policies */
+  __type(key, __u32);
+  __type(value, struct vtap_placed);
+} placed SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 1); /* policies */
+  __type(key, __u32);
+  __type(value, struct vtap_placed_counters);
+} placed_counts SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 1); /* pairs */
+  __type(key, __u32);
+  __type(value, struct vtap_pair_counters);
+} pair_counts SEC(".maps");
+
+/* By monitor: ifindex of its port; 0: down. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, VTAP_MAX_MONITORS);
+  __type(key, __u32);
+  __type(value, __u32);
+} monitor_links SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, VTAP_MAX_MONITORS);
+  __type(key, __u32);
+  __type(value, struct vtap_clone_counters);
+} clone_counts SEC(".maps");
+
+/* Number of the lowest bit of a word that has one, by a de Bruijn sequence (Leiserson, Prokop,
+ * Randall 1998): BPF has no instruction for it. */
+static const __u8 bit_of_product[64] = {
+    0,  1,  48, 2,  57, 49, 28, 3,  61, 58, 50, 42, 38, 29, 17, 4,  62, 55, 59, 36, 53, 51,
+    43, 22, 45, 39, 33, 30, 24, 18, 12, 5,  63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21,
+    44, 32, 23, 11, 46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9,  13, 8,  7,  6,
+};
+static __always_inline __u32 lowest_bit(__u64 word) {
+  return bit_of_product[(word & -word) * 0x03f79d71b4cb0a89ull >> 58];
+}
+
+/* A walk over the policies of a packet and their monitors, a step at a time. */
+struct walk {
+  struct vtap_cpu* cpu;
+  __u64 frames, bytes; /* of the packet, on the wire */
+  __u64 monitors;      /* that have it so far */
+  __u64 left;          /* monitors of the policy at hand that are still to be counted */
+  __u64 bits;          /* policies of the word at hand that are still to come */
+  __u32 word;          /* the next one */
+  __u32 pair;          /* the next one of the policy at hand */
+  __u32 policy;        /* at hand */
+};
+
+/* One monitor of the policy at hand: sent now, or by an earlier policy. */
+static __always_inline void count_pair(struct walk* w) {
+  __u64 monitor = w->left & -w->left;
+  __u32 pair = w->pair++;
+  struct vtap_pair_counters* count = bpf_map_lookup_elem(&pair_counts, &pair);
+  w->left &= w->left - 1;
+  if (!count) return;
+  if (w->monitors & monitor) {
+    count->already_sent += w->frames;
+  } else {
+    count->sent_frames += w->frames;
+    count->sent_bytes += w->bytes;
+    w->monitors |= monitor;
+  }
+}
+
+/* The next policy of the word at hand. One of many rules has several bits, side by side. */
+static __always_inline void take_policy(struct walk* w) {
+  __u32 bit = (w->word - 1) * 64 + lowest_bit(w->bits);
+  __u32* policy = bpf_map_lookup_elem(&policy_of_bit, &bit);
+  w->bits &= w->bits - 1;
+  if (!policy || *policy == w->policy) return;
+  w->policy = *policy;
+  struct vtap_placed* to = bpf_map_lookup_elem(&placed, policy);
+  struct vtap_placed_counters* count = bpf_map_lookup_elem(&placed_counts, policy);
+  if (!to || !count) return;
+  count->matched_frames += w->frames;
+  count->matched_bytes += w->bytes;
+  w->left = to->monitors;
+  w->pair = to->first_pair;
+}
+
+/* 1: the walk is over. */
+static long step(__u32 number __attribute__((unused)), struct walk* w) {
+  if (w->left) {
+    count_pair(w);
+  } else if (w->bits) {
+    take_policy(w);
+  } else if (w->word < config.classes.match_words) {
+    w->bits = w->cpu->policies[w->word & (VTAP_MAX_WORDS - 1)];
+    w->word++;
+  } else {
+    return 1;
+  }
+  return 0;
+}
+
+static __always_inline void clone_to(vtap_ctx* ctx, __u32 monitor, __u64 frames) {
+  __u32* link = bpf_map_lookup_elem(&monitor_links, &monitor);
+  long error = link && *link ? bpf_clone_redirect(ctx, *link, 0) : 0;
+  if (link && *link && !error) return;
+  struct vtap_clone_counters* count = bpf_map_lookup_elem(&clone_counts, &monitor);
+  if (!count) return;
+  if (error)
+    count->failed += frames;
+  else
+    count->down += frames;
+}
+
+/* Counts what the policies of the packet send, and returns the set of monitors that get it. */
+__noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
+  struct walk w = {.cpu = cpu, .frames = frames, .bytes = bytes, .policy = ~0u};
+
+  if (!cpu) return 0; /* a global function has to look */
+  bpf_loop(VTAP_MAX_WORDS * 64 * (1 + VTAP_MAX_MONITORS) + VTAP_MAX_WORDS, step, &w, 0);
+  return w.monitors;
+}
+
+/* The clones bear the mark; the original only meanwhile. Programs of other ports may run within. */
+static __always_inline void clone_to_monitors(vtap_ctx* ctx, __u64 monitors, __u64 frames) {
+  __u32 mark = ctx->mark;
+  __u32 i;
+
+  ctx->mark = VTAP_MARK << VTAP_MARK_SHIFT;
+  for (i = 0; i < VTAP_MAX_MONITORS && monitors; i++) {
+    clone_to(ctx, lowest_bit(monitors), frames);
+    monitors &= monitors - 1;
+  }
+  ctx->mark = mark;
+}
+
+#endif
