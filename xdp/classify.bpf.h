@@ -423,6 +423,31 @@ static __always_inline int vtap_split(struct vtap_cpu* cpu, __u64 policies, __u6
   return (policies & ~cloned ? VTAP_FOR_BROKER : 0) | (policies & cloned ? VTAP_FOR_CLONE : 0);
 }
 
+static __always_inline __u64 vtap_kept(const struct vtap_cpu* cpu, __u64 word) {
+  return cpu->policies[word & (VTAP_MAX_WORDS - 1)];
+}
+
+/* The policies of a block, into cpu->policies. One set of rules after the other, for the stack. */
+static __always_inline void vtap_block_policies(struct vtap_cpu* cpu,
+                                                const struct vtap_selected* selected,
+                                                const __u64* tops, __u64 first) {
+  __u64 match_words = config.classes.match_words;
+  struct vtap_block rules = vtap_rules(selected, first, match_words - first);
+  __u32 j;
+
+#pragma unroll
+  for (j = 0; j < VTAP_BLOCK; j++)
+    if (first + j < match_words)
+      cpu->policies[(first + j) & (VTAP_MAX_WORDS - 1)] = vtap_any(rules.word[j], tops[first + j]);
+  if (!config.classes.except_words) return;
+  rules = vtap_rules(selected, match_words + first, match_words - first);
+#pragma unroll
+  for (j = 0; j < VTAP_BLOCK; j++)
+    if (first + j < match_words)
+      cpu->policies[(first + j) & (VTAP_MAX_WORDS - 1)] &=
+          ~vtap_any(rules.word[j], tops[first + j]);
+}
+
 /* The policies that take the frame with cpu->key: who serves any of them, VTAP_FOR_* together. */
 __noinline int vtap_policies(struct vtap_cpu* cpu, __u32 tap_class) {
   struct vtap_selected selected;
@@ -446,21 +471,12 @@ __noinline int vtap_policies(struct vtap_cpu* cpu, __u32 tap_class) {
   }
   vtap_select_all(&selected, &tables, &cpu->key, tap_class, false);
   for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
-    __u64 match_words = config.classes.match_words;
-    struct vtap_block rules, excepted;
-
-    if (word >= match_words) break;
-    rules = vtap_rules(&selected, word, match_words - word);
-    if (config.classes.except_words)
-      excepted = vtap_rules(&selected, match_words + word, match_words - word);
+    if (word >= config.classes.match_words) break;
+    vtap_block_policies(cpu, &selected, tops, word);
 #pragma unroll
     for (j = 0; j < VTAP_BLOCK; j++) {
-      __u64 policies;
-
-      if (word + j >= match_words) break;
-      policies = vtap_any(rules.word[j], tops[word + j]);
-      if (config.classes.except_words) policies &= ~vtap_any(excepted.word[j], tops[word + j]);
-      who |= vtap_split(cpu, policies, cloned[word + j], word + j);
+      if (word + j >= config.classes.match_words) break;
+      who |= vtap_split(cpu, vtap_kept(cpu, word + j), cloned[word + j], word + j);
     }
   }
   return who;

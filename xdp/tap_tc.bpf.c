@@ -159,7 +159,8 @@ static __always_inline void copy(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 leng
 
 /* Bytes of the frames that the packet is cut into. */
 static __always_inline __u64 wire_bytes(vtap_ctx* ctx, __u32 length, __u32 frames) {
-  return frames == 1 ? length : length + (__u64)(frames - 1) * segment_headers(ctx);
+  if (frames == 1) return length;
+  return length + (__u64)(frames - 1) * (segment_headers(ctx) + wire_length(ctx) - ctx->len);
 }
 
 static __always_inline int original(struct vtap_port_counters* count, bool matched, __u32 frames) {

@@ -6,7 +6,9 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
@@ -141,8 +143,9 @@ T sum_over_cpus(int map_fd, std::uint32_t key) {
   if (!cpus) return sum;
   std::vector<std::uint64_t> values(words * cpus.value(), 0);
   if (bpf_map_lookup_elem(map_fd, &key, values.data()) != 0) return sum;
-  auto* const totals = reinterpret_cast<std::uint64_t*>(&sum);
+  std::array<std::uint64_t, words> totals{};
   for (std::size_t i = 0; i < values.size(); ++i) totals[i % words] += values[i];
+  std::memcpy(&sum, totals.data(), sizeof(sum));
   return sum;
 }
 

@@ -203,6 +203,7 @@ WINDOW = 200    # frames under way: a veth's queue holds 256
 QUIET_S = 0.05  # extra frames are waited for so long
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP, _PACKET_STATISTICS, _PACKET_AUXDATA, _PACKET_IGNORE_OUTGOING = 1, 6, 8, 23
+_PACKET_VNET_HDR = 15
 _PACKET_MR_PROMISC = 1
 _ETH_P_ALL = 3
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 32, 33, 35
@@ -228,6 +229,7 @@ class Wire:
     def __init__(self, port: Port, promiscuous: bool = True) -> None:
         self.port = port
         self._promiscuous = promiscuous
+        self._vnet: socket.socket | None = None
         self._socket = self._open()
 
     def _open(self) -> socket.socket:
@@ -252,6 +254,8 @@ class Wire:
 
     def close(self) -> None:
         self._socket.close()
+        if self._vnet is not None:
+            self._vnet.close()
 
     def reopen(self) -> None:
         """After the port was deleted and made again."""
@@ -265,6 +269,15 @@ class Wire:
                 return
             except BlockingIOError:
                 select.select((), (self._socket,), (), 1.0)
+
+    def send_super(self, packet: packets.SuperPacket) -> None:
+        """Hands the kernel a packet that is still to be cut (PACKET_VNET_HDR)."""
+        if self._vnet is None:
+            self._vnet = self.port.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            self._vnet.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+            self._vnet.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 16 << 20)
+            self._vnet.bind((self.port.name, 0))
+        self._vnet.send(packet.vnet + packet.frame)
 
     def send_all(self, frames: Iterable[bytes], burst: int = 32, pause: float = 0.0005) -> None:
         """Sends with a pause after each burst: a veth's queue holds only 256 frames."""

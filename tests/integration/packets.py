@@ -121,6 +121,33 @@ def ip_frame(proto: str | int = "udp", data: bytes = b"payload of this frame", *
     return ether(header + body, ethertype=ethertype, src=src_mac, dst=dst_mac, tags=tags)
 
 
+class SuperPacket:
+    """One packet that its sender leaves to be cut, as a stack or a virtual machine does: with a
+    virtio_net_hdr in front and an unfinished checksum; and the frames that have to come of it."""
+
+    _NEEDS_CSUM = 1
+    _GSO = {("tcp", False): 1, ("tcp", True): 4, ("udp", False): 5, ("udp", True): 5}
+
+    def __init__(self, proto: str, data: bytes, size: int, *, flags: str = "psh|ack", seq: int = 1,
+                 ident: int = 1, **keys) -> None:
+        parts = [data[at:at + size] for at in range(0, len(data), size)]
+        last = len(parts) - 1
+        early = "|".join(flag for flag in flags.split("|") if flag not in ("fin", "psh"))
+        self.frames = [
+            ip_frame(proto, part, seq=seq + size * number, ident=ident + number,
+                     flags=flags if number == last else early, **keys)
+            for number, part in enumerate(parts)]
+        whole = ip_frame(proto, data, seq=seq, ident=ident, flags=flags, **keys)
+        position, pseudo, segment = checksum_position(whole)
+        at = _CHECKSUM_AT[PROTOCOLS[proto]]
+        start = position - at
+        self.headers = len(whole) - len(data)
+        self.frame = whole[:position] + struct.pack("!H", ones_sum(pseudo)) + whole[position + 2:]
+        kind = self._GSO[proto, ":" in keys.get("src", "")]
+        self.vnet = struct.pack("=BBHHHH", self._NEEDS_CSUM, kind, self.headers, size, start, at)
+        assert len(segment) > size
+
+
 def arp(sender: str = "10.0.0.1", target: str = "10.0.0.2") -> bytes:
     body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + LEFT_MAC + socket.inet_aton(sender) + \
         bytes(6) + socket.inet_aton(target)
