@@ -131,7 +131,8 @@ stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
   out.matched_frames = total([](const Counters& c) -> auto& { return c.matched_frames; });
   out.matched_bytes = total([](const Counters& c) -> auto& { return c.matched_bytes; });
   out.dropped = {{"sample", total([](const Counters& c) -> auto& { return c.dropped_sample; })},
-                 {"meter", total([](const Counters& c) -> auto& { return c.dropped_meter; })}};
+                 {"meter", total([](const Counters& c) -> auto& { return c.dropped_meter; })},
+                 {"once", total([](const Counters& c) -> auto& { return c.dropped_once; })}};
   for (std::size_t i = 0; i < config.monitors.size(); ++i) {
     stats::PolicyMonitor monitor;
     monitor.name = plan_.config.monitors[config.monitors[i]].name;

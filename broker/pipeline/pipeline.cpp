@@ -11,6 +11,7 @@ namespace {
 
 SharedPlan::Policy make_policy(const config::Policy& config) {
   SharedPlan::Policy policy;
+  if (config.once) policy.once = std::make_unique<Once>();
   if (config.sample) policy.sampler = std::make_unique<Sampler>(*config.sample);
   if (config.meter) policy.meter = std::make_unique<Meter>(*config.meter);
   policy.slice = config.slice.value_or(~0U);
@@ -126,6 +127,11 @@ void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t no
   FrameSet frames = std::exchange(frames_of_[policy], 0);
   counters.matched_frames.add(count(frames));
   counters.matched_bytes.add(bytes_of(burst, frames));
+  if (rules.once) {
+    const FrameSet fresh = rules.once->fresh(frames, burst, umem_, now);
+    counters.dropped_once.add(count(frames & ~fresh));
+    frames = fresh;
+  }
   if (rules.sampler) {
     const FrameSet chosen = rules.sampler->chosen(frames, burst);
     counters.dropped_sample.add(count(frames & ~chosen));

@@ -11,6 +11,7 @@
 #include "pipeline/counters.hpp"
 #include "pipeline/frame_pool.hpp"
 #include "pipeline/meter.hpp"
+#include "pipeline/once.hpp"
 #include "pipeline/sample.hpp"
 #include "plan/classifier.hpp"
 #include "plan/plan.hpp"
@@ -28,6 +29,7 @@ class SharedPlan {
     std::uint32_t counter = 0;  ///< index into PolicyCounters::monitors
   };
   struct Policy {
+    std::unique_ptr<Once> once;        ///< null: a packet may be taken at every port it crosses
     std::unique_ptr<Sampler> sampler;  ///< null: every frame
     std::unique_ptr<Meter> meter;      ///< null: no limit
     std::uint32_t slice = ~0U;         ///< bytes
@@ -59,7 +61,7 @@ struct PolicyMonitorCounters {
   Counter sent_frames, sent_bytes, already_sent;
 };
 struct PolicyCounters {
-  Counter matched_frames, matched_bytes, dropped_sample, dropped_meter;
+  Counter matched_frames, matched_bytes, dropped_once, dropped_sample, dropped_meter;
   std::vector<PolicyMonitorCounters> monitors;
 };
 struct MonitorCounters {
