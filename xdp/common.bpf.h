@@ -82,24 +82,31 @@ static __always_inline __u32 read_again(__u32* index, __u32 seen) {
   return __sync_fetch_and_add(index, 0);
 }
 
-/* The frame and the descriptor of the next copy; NULL when there is none, counted. Both are only
- * taken by publish(): until then nothing has happened. */
-static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_counters* count,
-                                        struct vtap_desc** desc) {
+/* Whether there is a frame and a descriptor for a copy; if not, `frames` copies are counted as
+ * missed for the want of it. */
+static __always_inline bool has_room(struct vtap_cpu* cpu, __u32 frames,
+                                     struct vtap_port_counters* count) {
   if (cpu->free_cons == cpu->free_prod_seen) {
     cpu->free_prod_seen = read_again(&cpu->free_prod, cpu->free_prod_seen);
     if (cpu->free_cons == cpu->free_prod_seen) {
-      count->no_free_frame++;
-      return NULL;
+      count->no_free_frame += frames;
+      return false;
     }
   }
   if (cpu->desc_prod - cpu->desc_cons_seen >= VTAP_RING_SLOTS) {
     cpu->desc_cons_seen = read_again(&cpu->desc_cons, cpu->desc_cons_seen);
     if (cpu->desc_prod - cpu->desc_cons_seen >= VTAP_RING_SLOTS) {
-      count->ring_full++;
-      return NULL;
+      count->ring_full += frames;
+      return false;
     }
   }
+  return true;
+}
+
+/* The frame and the descriptor of the next copy, for which has_room(); NULL cannot be, counted.
+ * Both are only taken by publish(): until then nothing has happened. */
+static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_counters* count,
+                                        struct vtap_desc** desc) {
   __u32 number = cpu->free_ring[cpu->free_cons & (VTAP_RING_SLOTS - 1)];
   __u8* frame = bpf_map_lookup_elem(&umem, &number);
   if (!frame) {

@@ -70,17 +70,13 @@ static __always_inline bool read_key(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 
   return true;
 }
 
-/* Copies the frame into the next UMEM frame and publishes it, as a copy of tap port `port`. What
- * cannot be copied is counted.
- * The descriptor is written in place and by its fields: read back from the stack in words, it would
- * wait until the stores before it, those of the copy among them, have left the store buffer. */
-static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 port,
-                                struct vtap_port_counters* count) {
+/* Copies the frame into the next UMEM frame and publishes it, as a copy of tap port `port`. There
+ * is room, and the frame fits. What cannot be read is counted. The descriptor is written in place
+ * and by its fields: read back from the stack in words, it would wait until the stores before it,
+ * those of the copy among them, have left the store buffer. */
+static __always_inline void fill(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 port,
+                                 struct vtap_port_counters* count) {
   struct vtap_desc* desc;
-  if (length > config.frame_size) {
-    count->too_long++;
-    return;
-  }
   __u8* frame = next_frame(cpu, count, &desc);
   if (!frame) return;
   desc->time = copy_time(cpu);
@@ -93,6 +89,18 @@ static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 lengt
   desc->port = (__u8)port;
   describe_checksum(ctx, desc);
   publish(cpu, count);
+}
+
+/* Whether a frame of this length fits a UMEM frame; if not, counted. */
+static __always_inline bool fits(__u32 length, struct vtap_port_counters* count) {
+  if (length <= config.frame_size) return true;
+  count->too_long++;
+  return false;
+}
+
+static __always_inline void tee(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 port,
+                                struct vtap_port_counters* count) {
+  if (fits(length, count) && has_room(cpu, 1, count)) fill(ctx, cpu, length, port, count);
 }
 
 #endif

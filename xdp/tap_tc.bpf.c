@@ -144,17 +144,26 @@ static __always_inline void clone_to_leg(vtap_ctx* ctx, __u32 frames,
   ctx->mark = mark;
 }
 
+/* A copy for the broker. What goes by the leg is counted as matched there, where it is exact. */
 static __always_inline void copy(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 frames,
                                  bool by_leg, struct vtap_port_counters* count) {
-  if (by_leg && config.leg_ifindex) {
-    clone_to_leg(ctx, frames, count); /* it counts what matched, too */
-    return;
+  by_leg &= config.leg_ifindex != 0;
+  if (!by_leg) {
+    count->matched += frames;
+    if (ctx->gso_size) {
+      count->super_packet += frames;
+      return;
+    }
+    if (!fits(length, count)) return;
   }
-  count->matched += frames;
-  if (ctx->gso_size)
-    count->super_packet += frames;
-  else
-    tee(ctx, cpu, length, config.port, count);
+  if (has_room(cpu, frames, count)) {
+    if (by_leg)
+      clone_to_leg(ctx, frames, count);
+    else
+      fill(ctx, cpu, length, config.port, count);
+  } else if (by_leg) {
+    count->matched += frames; /* a broker that hangs does not cost the cutting */
+  }
 }
 
 /* Bytes of the frames that the packet is cut into. */
