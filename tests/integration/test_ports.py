@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host taps on every kind of port a Linux host has, offloads left on: the streams that applications
+send are in the copies, in frames as they are on a wire; and a copy is never tapped again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+import packets
+from broker import Broker, by_name, config, monitors, policy, tap_ports
+from lab import Lab, Namespace, Port, assert_frames, assert_restored, eventually, snapshot
+from traffic import BothWays, tcp_streams, tcp_transfer
+
+SIZE = 3 << 20  # bytes that one test sends one way: what the tee rings and rings of a monitor hold
+
+
+def host(*ports: str, **keys: object) -> dict:
+    return {"name": "host", "mode": "host", "ports": list(ports), **keys}
+
+
+@dataclass
+class Place:
+    """Two hosts, and a port between them that is to be tapped."""
+    port: str
+    one: tuple[Namespace, str, str]    # namespace, IPv4 and IPv6 address
+    other: tuple[Namespace, str, str]
+
+
+def address(port: Port, number: int) -> tuple[Namespace, str, str]:
+    addresses = f"10.0.0.{number}", f"fd00::{number}"
+    port.address(f"{addresses[0]}/24", f"{addresses[1]}/64")
+    return port.ns, *addresses
+
+
+def bridge(lab: Lab, *ports: str) -> None:
+    lab.tap_ns.ip("link add br0 type bridge stp_state 0 mcast_snooping 0",
+                  *(f"link set {port} master br0" for port in ports), "link set br0 up")
+
+
+class Vm:
+    """A virtual machine as the host sees it: a tap device, and behind it somebody who leaves cutting
+    and checksums to the host, and takes what is not cut (all offloads of virtio-net). Here that is
+    another tap device in a namespace, and a thread that carries packets with their virtio_net_hdr
+    between the two."""
+
+    _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
+    _TAP, _NO_PI, _VNET_HDR = 0x0002, 0x1000, 0x4000
+    _CSUM, _TSO4, _TSO6 = 1, 2, 4
+
+    def __init__(self, outer: Port, inner: Port) -> None:
+        self._fds = [self._device(outer), self._device(inner)]
+        outer.up()
+        inner.up()
+        self._end, self._stop = os.pipe()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _device(self, port: Port) -> int:
+        with port.ns.entered():
+            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            flags = self._TAP | self._NO_PI | self._VNET_HDR
+            fcntl.ioctl(fd, self._TUNSETIFF, struct.pack("16sH22x", port.name.encode(), flags))
+            fcntl.ioctl(fd, self._TUNSETOFFLOAD, self._CSUM | self._TSO4 | self._TSO6)
+        return fd
+
+    def _run(self) -> None:
+        to = dict(zip(self._fds, reversed(self._fds)))
+        while True:
+            ready, _, _ = select.select([*self._fds, self._end], (), ())
+            if self._end in ready:
+                return
+            for fd in ready:
+                with contextlib.suppress(BlockingIOError, OSError):
+                    while True:
+                        os.write(to[fd], os.read(fd, 1 << 17))
+
+    def close(self) -> None:
+        os.close(self._stop)
+        self._thread.join(5)
+        for fd in (*self._fds, self._end):
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def place(lab: Lab, kind: str) -> Iterator[Place]:
+    left, right, t0 = lab.left.port, lab.right.port, lab.port("t0")
+    if kind == "veth":
+        yield Place("t0", address(left, 1), address(t0, 2))
+    elif kind == "bridge port":
+        bridge(lab, "t0", "t1")
+        yield Place("t0", address(left, 1), address(right, 2))
+    elif kind == "bridge":
+        bridge(lab, "t0", "t1")
+        yield Place("br0", address(left, 1), address(lab.port("br0"), 2))
+    elif kind == "macvlan":
+        lab.tap_ns.ip("link add mv0 link t0 type macvlan mode bridge", "link set mv0 up")
+        yield Place("mv0", address(left, 1), address(lab.port("mv0"), 2))
+    else:
+        assert kind == "vm"
+        vm = Vm(lab.port("vm0"), Port(lab.right_ns, "eth0"))
+        try:
+            bridge(lab, "t0", "vm0")
+            yield Place("vm0", address(left, 1), address(Port(lab.right_ns, "eth0"), 2))
+        finally:
+            vm.close()
+
+
+KINDS = ("veth", "bridge port", "bridge", "macvlan", "vm")
+
+
+def transfers(where: Place) -> list[bytes]:
+    """Four streams: each way, IPv4 and IPv6."""
+    return [tcp_transfer(server[0], client[0], server[family], SIZE)
+            for server, client in ((where.one, where.other), (where.other, where.one))
+            for family in (1, 2)]
+
+
+def settled_copies(lab: Lab, running: Broker) -> tuple[dict, list[bytes]]:
+    stats = running.settled()
+    for port in tap_ports(stats).values():
+        assert not any(port["missed"].values()) and not any(port["not_passed"].values()), port
+    sent = by_name(stats, "monitors")["mon0"]
+    assert not any(sent["dropped"].values()), sent
+    return stats, lab.monitor(0).receive(sent["tx_frames"])
+
+
+def assert_wire_frames(copies: list[bytes]) -> None:
+    assert max(map(len, copies)) <= 1514
+    wrong = [copy for copy in copies
+             if packets.tcp_segment(copy) is not None and not packets.checksums_valid(copy)]
+    assert not wrong, f"{len(wrong)} of {len(copies)} copies have a wrong checksum: " \
+                      f"{wrong[0][:80].hex(' ')}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_through(kind: str) -> None:
+    with Lab() as lab, place(lab, kind) as where:
+        _ = lab.monitors
+        with Broker(lab, config([host(where.port)], monitors(1), [policy()])) as running:
+            sent = transfers(where)
+            stats, copies = settled_copies(lab, running)
+            port = tap_ports(stats)[where.port]
+            assert port["rx_frames"] == port["passed_frames"] == port["copied_frames"]
+            assert_wire_frames(copies)
+            assert sorted(tcp_streams(copies).values()) == sorted(sent)
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+@pytest.mark.parametrize("kind", ["veth", "vm"])
+def test_one_direction(kind: str, direction: str) -> None:
+    with Lab() as lab, place(lab, kind) as where:
+        _ = lab.monitors
+        text = config([host(where.port, direction=direction)], monitors(1), [policy()])
+        with Broker(lab, text) as running:
+            transfers(where)
+            _, copies = settled_copies(lab, running)
+            assert_wire_frames(copies)
+            # A host's own port sees the other host's frames arrive; a virtual machine's, its own.
+            arriving = where.one if kind == "veth" else where.other
+            seen = {segment[0][0][:-2] for copy in copies if (segment := packets.tcp_segment(copy))}
+            leaving = where.other if arriving is where.one else where.one
+            expected = arriving if direction == "ingress" else leaving
+            assert seen == _addresses(expected)
+
+
+def _addresses(end: tuple[Namespace, str, str]) -> set[bytes]:
+    import socket
+    return {socket.inet_pton(socket.AF_INET, end[1]), socket.inet_pton(socket.AF_INET6, end[2])}
+
+
+def test_vxlan_of_the_host() -> None:
+    """What the host encapsulates itself: cut and complete inside as well."""
+    with Lab() as lab:
+        _ = lab.monitors
+        ends = []
+        for number, port in ((1, lab.left.port), (2, lab.port("t0"))):
+            port.address(f"192.0.2.{number}/24")
+            port.ns.ip(f"link add vx0 type vxlan id 42 dstport 4789 local 192.0.2.{number} "
+                       f"remote 192.0.2.{3 - number} dev {port.name}", "link set vx0 up")
+            ends.append(address(Port(port.ns, "vx0"), number))
+        with Broker(lab, config([host("t0")], monitors(1), [policy()])) as running:
+            sent = transfers(Place("t0", *ends))
+            _, copies = settled_copies(lab, running)
+            assert max(map(len, copies)) <= 1514
+            inner = [frame for copy in copies if (frame := packets.vxlan_inner(copy)) is not None]
+            assert len(inner) > SIZE * 4 // 1500
+            assert_wire_frames(inner)
+            assert sorted(tcp_streams(inner).values()) == sorted(sent)
+
+
+def test_tags_are_back() -> None:
+    """Beside the packet on both sides of a bridge, in place in the copies."""
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+        bridge(lab, "t0", "t1")
+        text = config([{**host("t0", direction="ingress"), "name": "in"},
+                       {**host("t1", direction="egress"), "name": "out"}], monitors(2),
+                      [policy("in", taps=["in"]), policy("out", ["mon1"], taps=["out"])])
+        one, two = ((packets.DOT1Q, 5),), ((packets.DOT1AD, 9), (packets.DOT1Q, 0xE007))
+        frames = [packets.ip_frame(proto, os.urandom(length), tags=tags)
+                  for tags in ((), one, two) for proto in ("udp", "tcp")
+                  for length in (1, 100, 1400)]
+        with Broker(lab, text):
+            lab.left.send_all(frames)
+            assert_frames(frames, lab.right.receive(len(frames)), "originals")
+            for number, where in enumerate(("arriving", "leaving")):
+                assert_frames(frames, lab.monitor(number).receive(len(frames)), where)
+
+
+# --- loops and doubles --------------------------------------------------------------------------
+
+PLACEMENTS = {"broker": {"offload": "never"}, "kernel": {"offload": "require"}}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_no_loop_over_a_bridge(placement: str) -> None:
+    """A monitor port whose far end is in the tapped bridge."""
+    with Lab(monitors=0) as lab:
+        lab.open_wires()
+        lab.tap_ns.ip("link add m0 type veth peer name back", "link set m0 up", "link set back up")
+        bridge(lab, "t0", "t1", "back")
+        text = config([host("t0", "t1")], monitors(1), [policy(**PLACEMENTS[placement])])
+        with Broker(lab, text) as running:
+            frames = [packets.sized(100, number) for number in range(50)]
+            lab.left.send_all(frames, burst=4)
+            ports = tap_ports(running.settled())
+            assert sum(port["matched_frames"] for port in ports.values()) == 2 * len(frames)
+            # Each copy leaves the bridge by both ports.
+            assert sum(port["own_copies_frames"] for port in ports.values()) == 4 * len(frames)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_no_loop_over_a_macvlan(placement: str) -> None:
+    """A monitor port that shares a lower device with a tapped one, and that is tapped too."""
+    with Lab(monitors=0) as lab:
+        lab.open_wires()
+        lab.tap_ns.ip(*(f"link add {name} link t0 type macvlan mode bridge" for name in ("mv0", "m0")),
+                      "link set mv0 up", "link set m0 up")
+        text = config([host("t0", "mv0")], monitors(1), [policy(**PLACEMENTS[placement])])
+        with Broker(lab, text) as running:
+            inner = lab.port("mv0").mac()
+            frames = [packets.ip_frame("udp", bytes([number]), dst_mac=inner) for number in range(50)]
+            lab.left.send_all(frames, burst=4)
+            ports = tap_ports(running.settled())
+            assert ports["t0"]["matched_frames"] == ports["mv0"]["matched_frames"] == len(frames)
+            assert ports["mv0"]["own_copies_frames"] == 2 * len(frames)
+
+
+def test_once() -> None:
+    """One copy of what crosses two taps, and not of what is sent twice."""
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+        bridge(lab, "t0", "t1")
+        text = config([host("t0", "t1")], monitors(2), [policy("each"),
+                                                       policy("once", ["mon1"], once=True)])
+        frames = [packets.ip_frame("udp", b"%d" % (number // 2), ident=number // 2)
+                  for number in range(200)]
+        with Broker(lab, text) as running:
+            lab.left.send_all(frames)
+            assert_frames(frames, lab.right.receive(len(frames)), "originals")
+            each, once = lab.monitor(0).receive(2 * len(frames)), lab.monitor(1).receive(len(frames))
+            assert sorted(each) == sorted(frames * 2)
+            assert_frames(frames, once, "copies, once")
+            dropped = by_name(running.settled(), "policies")["once"]["dropped"]
+            assert dropped["once"] == len(frames)
+
+
+# --- do no harm ---------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def tapped_bridge(placement: str = "broker") -> Iterator[tuple[Lab, Broker]]:
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+        bridge(lab, "t0", "t1")
+        text = config([host("t0", "t1")], monitors(2),
+                      [policy(to=["mon0", "mon1"], **PLACEMENTS[placement])])
+        with Broker(lab, text) as running:
+            yield lab, running
+
+
+def _kill(_lab: Lab, broker: Broker) -> None:
+    broker.kill()
+
+
+def _kill_and_start(_lab: Lab, broker: Broker) -> None:
+    broker.kill()
+    broker.start()
+
+
+def _hang(_lab: Lab, broker: Broker) -> None:
+    broker.hang()
+    eventually(lambda: False, timeout=1.0)
+    broker.resume()
+
+
+def _stop_and_start(_lab: Lab, broker: Broker) -> None:
+    assert broker.stop() == 0
+    broker.start()
+
+
+def _detach(_lab: Lab, broker: Broker) -> None:
+    assert broker.stop() == 0
+    broker.detach()
+
+
+def _monitor_gone(lab: Lab, _broker: Broker) -> None:
+    lab.port("m0").delete()
+
+
+FAULTS = {fault.__name__.strip("_"): fault for fault in
+          (_kill, _kill_and_start, _hang, _stop_and_start, _detach, _monitor_gone)}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_originals_do_not_notice(fault: str, placement: str) -> None:
+    with tapped_bridge(placement) as (lab, broker):
+        streams = BothWays(lab)
+        with streams:
+            FAULTS[fault](lab, broker)
+            eventually(lambda: False, timeout=0.2)
+        streams.assert_complete()
+
+
+def test_the_other_monitor_gets_all() -> None:
+    with tapped_bridge("kernel") as (lab, broker):
+        lab.port("m0").delete()
+        frames = [packets.sized(100, number) for number in range(100)]
+        assert eventually(lambda: by_name(broker.stats(), "monitors")["mon0"]["state"] == "down")
+        lab.left.send_all(frames)
+        assert sorted(lab.monitor(1).receive(2 * len(frames))) == sorted(frames * 2)
+        dropped = by_name(broker.settled(), "monitors")["mon0"]["dropped"]
+        assert dropped["down"] == 2 * len(frames)
+
+
+def test_a_hung_broker_costs_no_cutting() -> None:
+    """TCP with super-packets goes on, and nothing goes to the leg when no copy could be made."""
+    with Lab() as lab, place(lab, "veth") as where:
+        with Broker(lab, config([host("t0")], monitors(1), [policy()],
+                                umem={"frames": 1024})) as running:
+            running.hang()
+            sent = transfers(where)
+            running.resume()
+            port = tap_ports(running.settled())["t0"]
+            assert port["missed"]["no_free_frame"] + port["missed"]["ring_full"] > \
+                len(sent) * SIZE // 1500
+            assert port["copied_frames"] <= 1024
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_others_keep_what_is_theirs(placement: str) -> None:
+    """Queueing disciplines and filters of others, on both sides of the port, stay and work."""
+    with Lab() as lab, place(lab, "veth") as where:
+        lab.tap_ns.run("tc", "qdisc", "add", "dev", "t0", "clsact")
+        lab.tap_ns.run("tc", "qdisc", "add", "dev", "t0", "root", "handle", "1:", "prio")
+        for direction in ("ingress", "egress"):
+            lab.tap_ns.run("tc", "filter", "add", "dev", "t0", direction, "protocol", "all",
+                           "prio", "7", "u32", "match", "u32", "0", "0", "flowid", "1:1")
+        before = snapshot(lab.tap_ns)
+        text = config([host("t0")], monitors(1), [policy(**PLACEMENTS[placement])])
+        with Broker(lab, text):
+            tcp_transfer(where.one[0], where.other[0], where.one[1], 1 << 20)
+            shown = lab.tap_ns.run("tc", "filter", "show", "dev", "t0", "egress").stdout
+            assert "u32" in shown and "vtap_" in shown
+        assert_restored(before, lab.tap_ns)
