@@ -14,7 +14,9 @@
 #include <optional>
 #include <set>
 
+#include "host/bpf_program.hpp"
 #include "host/netlink.hpp"
+#include "host/tcx.hpp"
 
 namespace vtap::host {
 namespace {
@@ -22,37 +24,6 @@ namespace {
 /// Others may attach and detach at the same time; after so many surprises we give up.
 constexpr int attach_attempts = 5;
 constexpr std::uint32_t qdisc_parent = TC_H_CLSACT;  // the same for "ingress"
-
-bool has_our_name(std::string_view program) {
-  return program.substr(0, program_prefix.size()) == program_prefix;
-}
-
-/// A loaded program, held so that its id stays its own.
-struct Program {
-  UniqueFd fd;
-  std::uint32_t id = 0;
-  std::string name;
-};
-
-Result<Program> program_of_fd(UniqueFd fd) {
-  bpf_prog_info info{};
-  std::uint32_t size = sizeof info;
-  if (::bpf_obj_get_info_by_fd(fd.get(), &info, &size) != 0) {
-    return failure("cannot ask what a BPF program is", errno);
-  }
-  return Program{std::move(fd), info.id,
-                 std::string(info.name, ::strnlen(info.name, sizeof info.name))};
-}
-
-/// Disengaged: the program has gone meanwhile.
-Result<std::optional<Program>> program_of_id(std::uint32_t id) {
-  UniqueFd fd(::bpf_prog_get_fd_by_id(id));
-  if (!fd && errno == ENOENT) return std::optional<Program>();
-  if (!fd) return failure("cannot ask what BPF program " + std::to_string(id) + " is", errno);
-  Result<Program> program = program_of_fd(std::move(fd));
-  if (!program) return program.error();
-  return std::optional<Program>(std::move(*program));
-}
 
 // --- XDP ---
 
@@ -351,6 +322,7 @@ bool carries_ours(const Link& link) {
   for (const Direction direction : {Direction::ingress, Direction::egress}) {
     const Result<std::vector<TcFilter>> filters = tc_filters(link.ifindex, direction);
     if (filters && std::ranges::any_of(filters.value(), &TcFilter::ours)) return true;
+    if (carries_our_tcx(link.ifindex, direction)) return true;
   }
   return false;
 }

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "host/offload.hpp"
+#include "host/tcx.hpp"
 
 namespace vtap::host {
 namespace {
@@ -258,12 +259,20 @@ Result<std::vector<std::string>> Undo::finish() {
   return std::move(undone_);
 }
 
+/// Ours at TC, however it is attached. True: there was one.
+Result<bool> detach_both(int ifindex, Direction direction) {
+  const Result<bool> program = detach_tcx(ifindex, direction);
+  const Result<bool> filter = host::detach_tc(ifindex, direction);
+  if (!program || !filter) return program ? filter : program;
+  return program.value() || filter.value();
+}
+
 /// Programs first: a driver may hold features back while one is attached.
 Result<std::vector<std::string>> undo_all(const std::string& port, int ifindex, Journal& journal) {
   Undo undo(port, ifindex, journal);
   undo.note(host::detach_xdp(ifindex), "XDP program removed");
-  undo.note(host::detach_tc(ifindex, Direction::ingress), "ingress filter removed");
-  undo.note(host::detach_tc(ifindex, Direction::egress), "egress filter removed");
+  undo.note(detach_both(ifindex, Direction::ingress), "ingress filter removed");
+  undo.note(detach_both(ifindex, Direction::egress), "egress filter removed");
   undo.clsact();
   undo.settings({});
   return undo.finish();
@@ -321,6 +330,16 @@ Result<XdpMode> Port::attach_xdp(int prog_fd, bool allow_generic) {
 }
 
 Result<TcAttachment> Port::attach_tc(Direction direction, int prog_fd) {
+  if (has_tcx()) {
+    const Result<bool> replaced = attach_tcx(link_.ifindex, direction, prog_fd);
+    if (!replaced) return replaced.error();
+    // A filter of ours may be left of a broker from before the kernel had this.
+    const Result<bool> filter = host::detach_tc(link_.ifindex, direction);
+    if (!filter) return filter.error();
+    TcAttachment attachment;
+    attachment.replaced = replaced.value() || filter.value();
+    return attachment;
+  }
   const Result<TcQdisc> qdisc = tc_qdisc(link_.ifindex);
   if (!qdisc) return qdisc.error();
   if (qdisc.value() == TcQdisc::none) {
@@ -334,9 +353,7 @@ Result<TcAttachment> Port::attach_tc(Direction direction, int prog_fd) {
 
 Result<bool> Port::detach_xdp() { return host::detach_xdp(link_.ifindex); }
 
-Result<bool> Port::detach_tc(Direction direction) {
-  return host::detach_tc(link_.ifindex, direction);
-}
+Result<bool> Port::detach_tc(Direction direction) { return detach_both(link_.ifindex, direction); }
 
 Result<std::vector<std::string>> Port::restore() {
   return undo_all(link_.name, link_.ifindex, journal_);

@@ -44,7 +44,8 @@ class Port {
   [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
 
   Result<XdpMode> attach_xdp(int prog_fd, bool allow_generic = false);
-  /// Creates (and journals) the clsact qdisc where there is none.
+  /// As a tcx program where the kernel has these; else as a filter, and creates (and journals) the
+  /// clsact qdisc where there is none.
   Result<TcAttachment> attach_tc(Direction direction, int prog_fd);
   /// For a hook that the config no longer uses: after the new one is attached.
   Result<bool> detach_xdp();

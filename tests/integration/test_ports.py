@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+import re
 import select
 import struct
 import threading
@@ -358,17 +360,31 @@ def test_a_hung_broker_costs_no_cutting() -> None:
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_others_keep_what_is_theirs(placement: str) -> None:
-    """Queueing disciplines and filters of others, on both sides of the port, stay and work."""
+    """Queueing disciplines and filters of others, on both sides of the port, stay and work: here
+    they mirror what they see into a pair of their own."""
     with Lab() as lab, place(lab, "veth") as where:
+        lab.tap_ns.ip("link add s0 type veth peer name s1", "link set s0 up", "link set s1 up")
         lab.tap_ns.run("tc", "qdisc", "add", "dev", "t0", "clsact")
-        lab.tap_ns.run("tc", "qdisc", "add", "dev", "t0", "root", "handle", "1:", "prio")
+        lab.tap_ns.run("tc", "qdisc", "add", "dev", "t0", "root", "handle", "1:", "pfifo")
         for direction in ("ingress", "egress"):
             lab.tap_ns.run("tc", "filter", "add", "dev", "t0", direction, "protocol", "all",
-                           "prio", "7", "u32", "match", "u32", "0", "0", "flowid", "1:1")
+                           "prio", "7", "u32", "match", "u32", "0", "0",
+                           "action", "mirred", "egress", "mirror", "dev", "s0")
         before = snapshot(lab.tap_ns)
         text = config([host("t0")], monitors(1), [policy(**PLACEMENTS[placement])])
-        with Broker(lab, text):
+        with Broker(lab, text) as running:
             tcp_transfer(where.one[0], where.other[0], where.one[1], 1 << 20)
-            shown = lab.tap_ns.run("tc", "filter", "show", "dev", "t0", "egress").stdout
-            assert "u32" in shown and "vtap_" in shown
+            frames = tap_ports(running.settled())["t0"]["rx_frames"]
+            shown = lab.tap_ns.run("ip", "-j", "-s", "link", "show", "s0").stdout
+            assert json.loads(shown)[0]["stats64"]["tx"]["bytes"] > 1 << 20, frames
         assert_restored(before, lab.tap_ns)
+
+
+def test_a_start_is_not_noticed() -> None:
+    with Lab() as lab:
+        lab.open_wires()
+        bridge(lab, "t0", "t1")
+        streams = BothWays(lab)
+        with streams, Broker(lab, config([host("t0", "t1")], monitors(1), [policy()])):
+            eventually(lambda: False, timeout=0.3)
+        streams.assert_complete()
