@@ -374,6 +374,35 @@ bool Resolved::in_kernel(const config::Config& config, std::uint32_t monitor) co
   return false;
 }
 
+namespace {
+
+/// Where a copy could come back and not be known as one: marks stay within the namespace, and XDP
+/// sees none.
+std::string loop_warnings(const config::Config& config, const Resolved& resolved) {
+  std::vector<std::string> outside;
+  std::vector<std::string> at_xdp;
+  for (const auto& monitor : resolved.monitors) {
+    if (!monitor.link.far_end_here) outside.push_back(monitor.link.name);
+  }
+  for (std::size_t i = 0; i < resolved.taps.size(); ++i) {
+    const ResolvedTap& how = resolved.taps[i];
+    if (how.ingress && how.hook == host::Hook::xdp) at_xdp.push_back(config.taps[i].name);
+  }
+  std::string text;
+  if (!outside.empty()) {
+    text += "warning: copies leave this network namespace by " + join(outside) +
+            " and lose the mark by which a tap knows them; nothing there may lead back to a tapped "
+            "port\n";
+  }
+  if (!at_xdp.empty() && outside.size() < resolved.monitors.size()) {
+    text += "warning: marks are not seen at xdp (tap " + join(at_xdp) +
+            "); no monitor port may lead back to its ports\n";
+  }
+  return text;
+}
+
+}  // namespace
+
 Result<Resolved> resolve(const config::Config& config) { return Resolver(config).run(); }
 
 std::string describe(const config::Config& config, const Resolved& resolved) {
@@ -401,6 +430,7 @@ std::string describe(const config::Config& config, const Resolved& resolved) {
          << "), taps " << names(policy.taps, config.taps) << ", monitors "
          << names(policy.monitors, config.monitors) << '\n';
   }
+  text << loop_warnings(config, resolved);
   return text.str();
 }
 

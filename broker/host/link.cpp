@@ -90,6 +90,7 @@ Link basic_link(const LinkMessage& message) {
   link.carrier = (message.info.ifi_flags & IFF_LOWER_UP) != 0;
   link.promisc = (message.info.ifi_flags & IFF_PROMISC) != 0;
   link.kind = kind_of(attributes);
+  link.far_end_here = is_pair(link.kind) && !attributes.has(IFLA_LINK_NETNSID);
   link.rx_queues = attributes.value<std::uint32_t>(IFLA_NUM_RX_QUEUES, 1);
   link.tx_queues = attributes.value<std::uint32_t>(IFLA_NUM_TX_QUEUES, 1);
   link.master = attributes.value<int>(IFLA_MASTER);

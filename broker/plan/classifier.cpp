@@ -133,8 +133,7 @@ void Classifier::select_fields(Selected& to, const vtap_key& key) const noexcept
   select_field(VTAP_DIM_TCP_FLAGS, fields.tcp_flags, key.tcp_flags);
   select_field(VTAP_DIM_DSCP, fields.dscp, key.dscp);
   select_field(VTAP_DIM_FRAGMENT, fields.fragment, key.fragment);
-  select_field(VTAP_DIM_LENGTH, fields.length,
-               std::min<std::uint32_t>(key.length, VTAP_MAX_LENGTH));
+  select_field(VTAP_DIM_LENGTH, fields.length, key.length);
 }
 
 std::uint32_t Classifier::class_of_address(const std::uint8_t* address,

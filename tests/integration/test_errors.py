@@ -95,7 +95,8 @@ BAD_LINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "slice of nothing": ('monitors = ["ids"]', 'monitors = ["ids"]\nslice = 0', ("slice",)),
     "filter is not there yet": ('monitors = ["ids"]',
                                 'monitors = ["ids"]\nfilter = "tcp"', ("filter",)),
-    "clone is not there yet": ('mode = "inline"', 'mode = "inline"\ncapture = "clone"', ("clone",)),
+    "clone at xdp": ('mode = "inline"', 'mode = "inline"\ncapture = "clone"\nhook = "xdp"',
+                     ("clone", "xdp")),
     "redirect at tc": ('mode = "inline"', 'mode = "inline"\ncapture = "redirect"\nhook = "tc"',
                        ("redirect", "tc")),
     "unmatched of an inline tap": ('mode = "inline"', 'mode = "inline"\nunmatched = "drop"',
@@ -292,8 +293,9 @@ def test_cpus_that_are_not_there(lab: Lab, workers: object) -> None:
 
 def test_json_log_is_json_to_its_end(fresh: Lab) -> None:
     """Warnings of the config before, and what ends the broker after."""
-    tap = {"name": "server", "mode": "host", "ports": ["t0"]}  # no direction: a warning
-    text = config([tap], [{"name": "ids", "port": "nowhere"}], [policy(to=["ids"])],
+    tap = {"name": "server", "mode": "host", "ports": ["t0"]}
+    text = config([tap], [{"name": "ids", "port": "nowhere"}],
+                  [policy(to=["ids"], slice=9000)],  # longer than any copy: a warning
                   log={"level": "info", "format": "json"})
     lines = [json.loads(line) for line in refused(fresh, text, codes=(USAGE,)).splitlines()]
     assert [line["level"] for line in lines] == ["warning", "error"]

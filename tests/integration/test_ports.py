@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pytest
 
 import packets
-from broker import Broker, by_name, config, monitors, policy, tap_ports
+from broker import Broker, by_name, config, monitors, policy, run_broker, tap_ports
 from lab import Lab, Namespace, Port, assert_frames, assert_restored, eventually, snapshot
 from traffic import BothWays, tcp_streams, tcp_transfer
 
@@ -255,6 +255,24 @@ def test_no_loop_over_a_macvlan(placement: str) -> None:
             ports = tap_ports(running.settled())
             assert ports["t0"]["matched_frames"] == ports["mv0"]["matched_frames"] == len(frames)
             assert ports["mv0"]["own_copies_frames"] == 2 * len(frames)
+
+
+def test_loops_that_cannot_be_seen_are_warned_of() -> None:
+    with Lab(monitors=1) as lab:
+        lab.tap_ns.ip("link add m1 type veth peer name back", "link set m1 up", "link set back up")
+        for tap, count, said, unsaid in (
+                (host("t0"), 2, ["network namespace by m0 and"], ["m1", "xdp"]),
+                (host("t0", direction="ingress", hook="xdp"), 2, ["by m0", "xdp (tap host)"], [])):
+            checked = Broker(lab, config([tap], monitors(count), [policy()]))
+            try:
+                done = run_broker(lab, "--check", "-c", checked.file)
+                assert done.returncode == 0, done.stderr
+                warnings = "".join(line for line in done.stdout.splitlines(keepends=True)
+                                   if line.startswith("warning"))
+                assert all(words in warnings for words in said), done.stdout
+                assert not any(words in warnings for words in unsaid), done.stdout
+            finally:
+                checked.discard()
 
 
 def test_once() -> None:

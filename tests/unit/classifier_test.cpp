@@ -189,5 +189,72 @@ TEST(Classifier, AgreesWithTheOracle) {
   EXPECT_GT(most_words, 16U);
 }
 
+/// What a super-packet may become: its frames have any length, and any flags if it is TCP.
+TEST(Classifier, ASuperPacketIsTakenIfAnyOfItsFramesMayBe) {
+  std::size_t taken = 0;
+  std::size_t left = 0;
+  std::size_t undecided = 0;
+  for (std::uint64_t seed = 0; seed < 24; ++seed) {
+    const config::Config config = random_config(seed);
+    auto tables = std::move(plan::compile(config)).value();
+    const plan::Classifier classifier(tables);
+    std::vector<std::uint64_t> some(classifier.words());
+    std::vector<std::uint64_t> any(classifier.words());
+    for (const Bytes& frame : corpus(seed, 60)) {
+      vtap_key key = parse(frame);
+      const bool tcp = key.tcp_flags != VTAP_NO_TCP_FLAGS;
+      const auto tap = static_cast<std::uint32_t>(seed % config.taps.size());
+      vtap_key open = key;
+      open.length = VTAP_ANY_LENGTH;
+      if (tcp) open.tcp_flags = VTAP_ANY_TCP_FLAGS;
+      classifier.classify(open, tap, any.data());
+      std::size_t never = 0;
+      std::size_t tried = 0;
+      for (const std::uint32_t length : {14U, 60U, 100U, 200U, 500U, 1000U, 1514U, 9000U}) {
+        for (std::uint32_t flags = 0; flags < (tcp ? 256U : 1U); flags += 3) {
+          key.length = length;
+          if (tcp) key.tcp_flags = static_cast<__u16>(flags);
+          ++tried;
+          never += classifier.classify(key, tap, some.data()) ? 0 : 1;
+          for (std::size_t word = 0; word < some.size(); ++word)
+            ASSERT_EQ(some[word] & ~any[word], 0U) << "config " << seed << ", length " << length;
+        }
+      }
+      const bool wanted = std::ranges::any_of(any, [](std::uint64_t word) { return word != 0; });
+      taken += wanted && never == 0 ? 1 : 0;
+      left += wanted ? 0 : 1;
+      undecided += never != 0 && never != tried ? 1 : 0;
+    }
+  }
+  EXPECT_GT(taken, 100U);
+  EXPECT_GT(left, 50U) << "it is still a selection";
+  EXPECT_GT(undecided, 50U) << "lengths and flags matter in this sample";
+}
+
+TEST(Classifier, WhatASuperPacketMayBeIsNoExcuseForMore) {
+  Match longer;
+  longer.length = {{1000, 1500}};
+  longer.proto = {{6, 6}};
+  config::Config config = config_of({{longer}, {Match{}}});
+  Match excepted;
+  excepted.tcp_flags = {{.mask = 8, .value = 8}};
+  config.policies[1].except = {excepted};
+  auto tables = std::move(plan::compile(config)).value();
+  const plan::Classifier classifier(tables);
+  std::uint64_t policies = 0;
+  const auto taken = [&](vtap_key key) {
+    key.length = VTAP_ANY_LENGTH;
+    key.tcp_flags = VTAP_ANY_TCP_FLAGS;
+    std::vector<std::uint32_t> found;
+    classifier.classify(key, 0, &policies);
+    classifier.for_each_policy(&policies, [&](std::uint32_t policy) { found.push_back(policy); });
+    return found;
+  };
+  vtap_key key = parse(packet({10, 0, 0, 1}, {10, 0, 0, 2}));
+  EXPECT_EQ(taken(key), (std::vector<std::uint32_t>{0, 1}));
+  key.proto = 17;
+  EXPECT_EQ(taken(key), std::vector<std::uint32_t>{1});
+}
+
 }  // namespace
 }  // namespace vtap::test

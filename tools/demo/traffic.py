@@ -25,7 +25,7 @@ from collections.abc import Callable
 RECEIVER, RECEIVER_VLAN = "10.0.0.2", "10.100.0.2"
 HTTP, DNS, BULK, FLOOD, ECHO = 80, 53, 5001, 9000, 7
 LINK, VLAN, ETHERTYPE = "link0", 100, 0x88B5  # the latter: IEEE 802, for local experiments
-# Fits one segment. Longer writes leave the sender as super-packets, which are passed, not copied.
+# Fits one segment. Longer writes leave the sender as super-packets, for the tap to cut.
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 1200\r\n\r\n".ljust(1242, b".")
 BLOCK = bytes(1 << 18)
 TIMEOUT = 5.0

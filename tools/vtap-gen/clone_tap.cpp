@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <iostream>
@@ -27,7 +28,8 @@ Result<void> clone_tap(const CloneTapOptions& options) {
   bpf->rodata->ifindex_a = a.ifindex;
   bpf->rodata->ifindex_b = b.ifindex;
   bpf->rodata->ifindex_monitor = monitor->ifindex;
-  bpf_map__set_max_entries(bpf->maps.hosts, options.hosts);
+  bpf->rodata->everything = options.hosts == 0 ? 1 : 0;
+  bpf_map__set_max_entries(bpf->maps.hosts, std::max(options.hosts, 1U));
   if (const int error = clone_tap_bpf::load(bpf.get()); error < 0)
     return system_error("load the clone tap's programs", -error);
 

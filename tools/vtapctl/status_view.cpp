@@ -108,7 +108,7 @@ constexpr std::array kMissed = {
     Advice{"no_free_frame", "no frame was free: raise broker.umem.frames"},
     Advice{"ring_full", "the workers do not keep up: give broker.workers more CPUs"},
     Advice{"too_long", "longer than broker.umem.frame_size holds"},
-    Advice{"super_packet", "GSO super-packets are not copied by the tee yet"},
+    Advice{"super_packet", "no tun device to cut GSO super-packets: modprobe tun"},
 };
 constexpr std::array kNotPassed = {
     Advice{"tx_failed", "the other port did not take them"},

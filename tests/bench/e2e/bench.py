@@ -115,6 +115,31 @@ match = [{ src = ["172.16.0.0/12", "192.168.0.0/16"], proto = "udp", port = "500
 """
 
 
+def hundred_policies() -> str:
+    """As above: hosts, prefixes and ports; the first selects every generated frame."""
+    policies = ["""
+[[policy]]
+name = "q0"
+monitors = ["ids"]
+match = [{ src = "10.0.0.0/16", proto = "udp", dst_port = [53, 443, "8000-8100"] }]
+"""]
+    for n in range(1, 100):
+        match = (f'{{ host = "203.0.{n}.5", port = {n} }}', f'{{ src = "198.{n}.0.0/16" }}',
+                 f'{{ dst = "172.16.{n}.0/24", proto = "tcp", dst_port = "{n}00-{n}50" }}')[n % 3]
+        policies.append(f"""
+[[policy]]
+name = "q{n}"
+monitors = ["ids"]
+match = [{match}]
+""")
+    return "".join(policies)
+
+
+def in_the_kernel(policies: str) -> str:
+    """The same policies, placed in the kernel."""
+    return policies.replace('monitors = ["ids"]', 'monitors = ["ids"]\noffload = "require"')
+
+
 class BenchError(Exception):
     """Something that makes a measurement worthless."""
 
@@ -308,10 +333,12 @@ def forward(hook: str) -> Start:
     return start
 
 
-def clone_tap(lab: Lab, tools: Tools, directory: Path):
-    return in_kernel(lab, tools, directory,
-                     ["clone-tap", "--ports", "a,b", "--monitor", "m", "--first-host", "10.0.0.1",
-                      "--hosts", str(TRAFFIC_HOSTS)])
+def clone_tap(hosts: int) -> Start:
+    def start(lab: Lab, tools: Tools, directory: Path):
+        return in_kernel(lab, tools, directory,
+                         ["clone-tap", "--ports", "a,b", "--monitor", "m", "--first-host",
+                          "10.0.0.1", "--hosts", str(hosts)])
+    return start
 
 
 def broker_config(capture: str, policies: str, directory: Path) -> str:
@@ -354,13 +381,37 @@ def broker(hook: str | None, policies: str) -> Start:
     return start
 
 
+def egress(policies: str) -> Start:
+    """Untapped TC forwarding, and the product as a host tap on the port by which frames leave."""
+
+    @contextlib.contextmanager
+    def start(lab: Lab, tools: Tools, directory: Path) -> Iterator[Process]:
+        config = directory / "tap.toml"
+        tap = 'direction = "egress"'
+        config.write_text(broker_config(tap, policies, directory)
+                          .replace('mode = "inline"', 'mode = "host"')
+                          .replace('ports = ["a", "b"]', 'ports = ["b"]'))
+        with in_kernel(lab, tools, directory, ["forward", "--hook", "tc", "--ports", "a,b"]):
+            process = lab.start("tap", [str(tools.broker), "-c", str(config)], directory)
+            try:
+                process.wait_ready()
+                yield process
+            finally:
+                process.stop()
+                lab.run("tap", str(tools.broker), "--detach", "-c", str(config), check=False)
+    return start
+
+
 CONTESTANTS = [
     Contestant("xdp-forward", "untapped XDP devmap redirect", forward("xdp"), copies=False),
     Contestant("xdp-forward-aa", "the same once more", forward("xdp"), copies=False),
     Contestant("tc-forward", "untapped TC redirect", forward("tc"), copies=False),
     Contestant("tc-forward-aa", "the same once more", forward("tc"), copies=False),
-    Contestant("clone-tap", f"TC bpf_clone_redirect, host map of {TRAFFIC_HOSTS}", clone_tap,
+    Contestant("clone-tap", f"TC bpf_clone_redirect, host map of {TRAFFIC_HOSTS}",
+               clone_tap(TRAFFIC_HOSTS), copies=True),
+    Contestant("clone-bare", "TC bpf_clone_redirect of every frame, nothing else", clone_tap(0),
                copies=True),
+    Contestant("clone-bare-aa", "the same once more", clone_tap(0), copies=True),
     Contestant("tee-xdp", 'tee, hook "xdp", one policy: everything', broker("xdp", ONE_POLICY),
                copies=True, needs_broker=True),
     Contestant("tee-xdp-10", 'tee, hook "xdp", ten policies', broker("xdp", TEN_POLICIES),
@@ -369,6 +420,14 @@ CONTESTANTS = [
                copies=True, needs_broker=True),
     Contestant("tee-tc-10", 'tee, hook "tc", ten policies', broker("tc", TEN_POLICIES),
                copies=True, needs_broker=True),
+    Contestant("clone", "kernel placement at TC, one policy: everything",
+               broker("tc", in_the_kernel(ONE_POLICY)), copies=True, needs_broker=True),
+    Contestant("clone-100", "kernel placement at TC, a hundred policies",
+               broker("tc", in_the_kernel(hundred_policies())), copies=True, needs_broker=True),
+    Contestant("tee-egress", "tee at TC egress behind untapped forwarding, one policy: everything",
+               egress(ONE_POLICY), copies=True, needs_broker=True),
+    Contestant("clone-egress", "kernel placement there, the same policy",
+               egress(in_the_kernel(ONE_POLICY)), copies=True, needs_broker=True),
     Contestant("redirect", 'capture "redirect", one policy: everything', broker(None, ONE_POLICY),
                copies=True, needs_broker=True),
 ]
@@ -379,7 +438,8 @@ class Ratio:
     what: str  # "originals" or "copies"
     name: str
     base: str
-    target: float | None  # at 64 bytes (the design); None: for information
+    target: float | None  # None: for information
+    sizes: tuple[int, ...] = (64,)  # at which it holds
 
 
 RATIOS = [
@@ -396,6 +456,12 @@ RATIOS = [
     Ratio("originals", "tee-tc-10", "clone-tap", 1.6),
     Ratio("copies", "tee-tc", "clone-tap", 1.2),
     Ratio("copies", "tee-tc-10", "clone-tap", 1.2),
+    Ratio("originals", "clone-bare-aa", "clone-bare", None),
+    Ratio("originals", "clone", "clone-bare", 0.95, SIZES),
+    Ratio("copies", "clone", "clone-bare", 0.95, SIZES),
+    Ratio("originals", "clone-100", "clone-bare", 0.85, SIZES),
+    Ratio("copies", "clone-100", "clone-bare", 0.85, SIZES),
+    Ratio("originals", "tee-egress", "clone-egress", 1.5),
     Ratio("originals", "redirect", "xdp-forward", None),
     Ratio("originals", "clone-tap", "tc-forward", None),
 ]
@@ -530,7 +596,7 @@ def summary(rounds: list[Round], sizes: list[int]) -> dict:
     for size in sizes:
         for ratio in RATIOS:
             if values := ratio_values(rounds, ratio, size):
-                target = ratio.target if size == 64 else None
+                target = ratio.target if size in ratio.sizes else None
                 ratios.append({"what": ratio.what, "contestant": ratio.name, "base": ratio.base,
                                "size": size, "target": target,
                                "reached": None if target is None

@@ -14,6 +14,7 @@
 const volatile __u32 ifindex_a = 0;
 const volatile __u32 ifindex_b = 0;
 const volatile __u32 ifindex_monitor = 0;
+const volatile __u32 everything = 0; /* no map: every packet is cloned */
 
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
@@ -28,7 +29,9 @@ static __always_inline int tap(struct __sk_buff* skb, __u32 out) {
   struct ethhdr* eth = data;
   struct iphdr* ip = (struct iphdr*)(eth + 1);
 
-  if ((void*)(ip + 1) <= end && eth->h_proto == bpf_htons(ETH_P_IP)) {
+  if (everything) {
+    bpf_clone_redirect(skb, ifindex_monitor, 0);
+  } else if ((void*)(ip + 1) <= end && eth->h_proto == bpf_htons(ETH_P_IP)) {
     __be32 source = ip->saddr;
     __be32 destination = ip->daddr;
     if (bpf_map_lookup_elem(&hosts, &source) || bpf_map_lookup_elem(&hosts, &destination))
