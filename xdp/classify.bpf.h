@@ -73,23 +73,33 @@ struct {
 } macs SEC(".maps");
 
 enum {
+  VTAP_NARROW = 2,    /* words of a plan that is classified in registers */
   VTAP_TWO_ENDED = 3, /* dimensions: addresses, ports, MACs */
   VTAP_ONE_ENDED = 8,
 };
 
-/* The vectors that a frame selects. The verifier knows `dims` and so both counts, which makes every
- * index below a constant to it. The counts are 64 bits wide because it forgets a narrower constant
- * when the compiler spills another value into the same eight bytes of stack. */
-struct vtap_selected {
-  /* Narrow plans, of one word: no vector is kept, its word is ANDed at once. */
-  __u64 rules;
-  __u64 excepted;
+/* What a frame selects, of a narrow plan: no vector is kept, its words are ANDed at once. */
+struct vtap_narrow {
+  __u64 rules[VTAP_NARROW];
+  __u64 excepted[VTAP_NARROW];
   const __u64* pending; /* source end of an `either` pair */
-  /* Wide plans. */
+};
+
+/* The vectors that a frame selects, of a wide one. The verifier knows `dims` and so both counts,
+ * which makes every index below a constant to it. The counts are 64 bits wide because it forgets a
+ * narrower constant when the compiler spills another value into the same eight bytes of stack. */
+struct vtap_wide {
   __u64 count;
   __u64 either_count;
   const __u64* all[1 + 2 * VTAP_TWO_ENDED + VTAP_ONE_ENDED]; /* ANDed, the tap's among them */
   const __u64* either[2 * VTAP_TWO_ENDED];                   /* pairs: ORed, then ANDed */
+};
+
+/* One of the two, the other is NULL, constants both: where the select functions put what they find.
+ */
+struct vtap_selected {
+  struct vtap_narrow* narrow;
+  struct vtap_wide* wide;
 };
 
 /* Index of a field array. The key holds nothing larger; the verifier wants to see it, and the empty
@@ -110,7 +120,8 @@ static __always_inline __u32 vtap_low16(__u32 value) {
 struct vtap_tables {
   __u64 dims;
   __u64 mask;    /* of a vector's number */
-  __u64 stride;  /* words of a vector */
+  __u64 words;   /* match words of a vector */
+  __u64 stride;  /* all of them */
   __u64 excepts; /* whether there are any */
   const __u64* vectors;
   const struct vtap_fields* class_of;
@@ -132,6 +143,7 @@ static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
 
   tables->dims = config.classes.dims;
   tables->mask = config.classes.vectors - 1;
+  tables->words = config.classes.match_words;
   tables->stride = config.classes.match_words + config.classes.except_words;
   tables->excepts = config.classes.except_words;
   tables->vectors = bpf_map_lookup_elem(&vectors, &zero);
@@ -200,121 +212,128 @@ static __always_inline __u32 vtap_class_of_mac(const __u8* mac, __u8 valid) {
   return found ? *found : config.classes.default_mac;
 }
 
-/* The select functions take the vectors that the frame's values stand for. `narrow` is a constant
- * at every call. */
-static __always_inline void vtap_select(struct vtap_selected* to, const struct vtap_tables* tables,
-                                        __u32 number, bool narrow) {
+/* The select functions take the vectors that the frame's values stand for. */
+static __always_inline void vtap_select(struct vtap_selected to, const struct vtap_tables* tables,
+                                        __u32 number) {
   const __u64* vector = vtap_vector(tables, number);
 
+  struct vtap_narrow* narrow = to.narrow;
+
   if (narrow) {
-    to->rules &= vector[0];
-    if (tables->excepts) to->excepted &= vector[1];
+    narrow->rules[0] &= vector[0];
+    if (tables->words > 1) narrow->rules[1] &= vector[1];
+    if (tables->excepts) {
+      narrow->excepted[0] &= vector[tables->words];
+      if (tables->words > 1) narrow->excepted[1] &= vector[tables->words + 1];
+    }
   } else {
-    to->all[to->count++] = vector;
+    to.wide->all[to.wide->count++] = vector;
   }
 }
 
 /* The two ends of an `either` key come in the order source, destination. */
-static __always_inline void vtap_select_either(struct vtap_selected* to,
+static __always_inline void vtap_select_either(struct vtap_selected to,
                                                const struct vtap_tables* tables, __u32 number,
-                                               __u32 as, bool narrow) {
+                                               __u32 as) {
   const __u64* vector = vtap_vector(tables, number + VTAP_AS_EITHER);
+  struct vtap_narrow* narrow = to.narrow;
 
   if (!narrow) {
-    to->either[to->either_count++] = vector;
+    to.wide->either[to.wide->either_count++] = vector;
   } else if (as == VTAP_AS_SRC) {
-    to->pending = vector;
+    narrow->pending = vector;
   } else {
-    to->rules &= to->pending[0] | vector[0];
-    if (tables->excepts) to->excepted &= to->pending[1] | vector[1];
+    const __u64* other = narrow->pending;
+    const __u64 first = tables->words;
+
+    narrow->rules[0] &= other[0] | vector[0];
+    if (tables->words > 1) narrow->rules[1] &= other[1] | vector[1];
+    if (tables->excepts) {
+      narrow->excepted[0] &= other[first] | vector[first];
+      if (tables->words > 1) narrow->excepted[1] &= other[first + 1] | vector[first + 1];
+    }
   }
 }
 
 /* One end of a two-ended dimension whose value there is of class `number`. */
-static __always_inline void vtap_select_end(struct vtap_selected* to,
+static __always_inline void vtap_select_end(struct vtap_selected to,
                                             const struct vtap_tables* tables, __u32 number,
-                                            __u32 dim, __u32 as, bool narrow) {
-  if (vtap_uses(tables, (1u << as) << dim)) vtap_select(to, tables, number + as, narrow);
-  if (vtap_uses(tables, (__u32)VTAP_ENDS_EITHER << dim))
-    vtap_select_either(to, tables, number, as, narrow);
+                                            __u32 dim, __u32 as) {
+  if (vtap_uses(tables, (1u << as) << dim)) vtap_select(to, tables, number + as);
+  if (vtap_uses(tables, (__u32)VTAP_ENDS_EITHER << dim)) vtap_select_either(to, tables, number, as);
 }
 
-static __always_inline void vtap_select_addresses(struct vtap_selected* to,
+static __always_inline void vtap_select_addresses(struct vtap_selected to,
                                                   const struct vtap_tables* tables,
-                                                  const struct vtap_key* key, bool narrow) {
+                                                  const struct vtap_key* key) {
   const __u32 dim = VTAP_DIM_ADDR;
 
   if (vtap_uses_end(tables, dim, VTAP_AS_SRC))
     vtap_select_end(to, tables, vtap_class_of_address(tables, key->src, key->family), dim,
-                    VTAP_AS_SRC, narrow);
+                    VTAP_AS_SRC);
   if (vtap_uses_end(tables, dim, VTAP_AS_DST))
     vtap_select_end(to, tables, vtap_class_of_address(tables, key->dst, key->family), dim,
-                    VTAP_AS_DST, narrow);
+                    VTAP_AS_DST);
 }
 
-static __always_inline void vtap_select_ports(struct vtap_selected* to,
+static __always_inline void vtap_select_ports(struct vtap_selected to,
                                               const struct vtap_tables* tables,
-                                              const struct vtap_key* key, bool narrow) {
+                                              const struct vtap_key* key) {
   const __u32 dim = VTAP_DIM_PORT;
   const __u16* class_of = tables->class_of->port;
 
   if (vtap_uses_end(tables, dim, VTAP_AS_SRC))
-    vtap_select_end(to, tables, class_of[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC,
-                    narrow);
+    vtap_select_end(to, tables, class_of[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC);
   if (vtap_uses_end(tables, dim, VTAP_AS_DST))
-    vtap_select_end(to, tables, class_of[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST,
-                    narrow);
+    vtap_select_end(to, tables, class_of[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST);
 }
 
-static __always_inline void vtap_select_macs(struct vtap_selected* to,
+static __always_inline void vtap_select_macs(struct vtap_selected to,
                                              const struct vtap_tables* tables,
-                                             const struct vtap_key* key, bool narrow) {
+                                             const struct vtap_key* key) {
   const __u32 dim = VTAP_DIM_MAC;
 
   if (vtap_uses_end(tables, dim, VTAP_AS_SRC))
-    vtap_select_end(to, tables, vtap_class_of_mac(key->smac, key->mac), dim, VTAP_AS_SRC, narrow);
+    vtap_select_end(to, tables, vtap_class_of_mac(key->smac, key->mac), dim, VTAP_AS_SRC);
   if (vtap_uses_end(tables, dim, VTAP_AS_DST))
-    vtap_select_end(to, tables, vtap_class_of_mac(key->dmac, key->mac), dim, VTAP_AS_DST, narrow);
+    vtap_select_end(to, tables, vtap_class_of_mac(key->dmac, key->mac), dim, VTAP_AS_DST);
 }
 
-static __always_inline void vtap_select_field(struct vtap_selected* to,
+static __always_inline void vtap_select_field(struct vtap_selected to,
                                               const struct vtap_tables* tables, __u32 dim,
-                                              const __u16* class_of, __u32 value, __u32 max,
-                                              bool narrow) {
-  if (vtap_uses(tables, dim)) vtap_select(to, tables, class_of[vtap_at_most(value, max)], narrow);
+                                              const __u16* class_of, __u32 value, __u32 max) {
+  if (vtap_uses(tables, dim)) vtap_select(to, tables, class_of[vtap_at_most(value, max)]);
 }
 
-static __always_inline void vtap_select_fields(struct vtap_selected* to,
-                                               const struct vtap_tables* t,
-                                               const struct vtap_key* key, bool narrow) {
+static __always_inline void vtap_select_fields(struct vtap_selected to, const struct vtap_tables* t,
+                                               const struct vtap_key* key) {
   const struct vtap_fields* f = t->class_of;
 
-  vtap_select_field(to, t, VTAP_DIM_PROTO, f->proto, key->proto, VTAP_NO_PROTO, narrow);
-  vtap_select_field(to, t, VTAP_DIM_VLAN, f->vlan, key->vlan, VTAP_NO_VLAN, narrow);
-  vtap_select_field(to, t, VTAP_DIM_INNER_VLAN, f->inner_vlan, key->inner_vlan, VTAP_NO_VLAN,
-                    narrow);
-  vtap_select_field(to, t, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype, VTAP_NO_ETHERTYPE,
-                    narrow);
-  vtap_select_field(to, t, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags, VTAP_ANY_TCP_FLAGS,
-                    narrow);
-  vtap_select_field(to, t, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP, narrow);
-  vtap_select_field(to, t, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT, narrow);
-  vtap_select_field(to, t, VTAP_DIM_LENGTH, f->length, key->length, VTAP_ANY_LENGTH, narrow);
+  vtap_select_field(to, t, VTAP_DIM_PROTO, f->proto, key->proto, VTAP_NO_PROTO);
+  vtap_select_field(to, t, VTAP_DIM_VLAN, f->vlan, key->vlan, VTAP_NO_VLAN);
+  vtap_select_field(to, t, VTAP_DIM_INNER_VLAN, f->inner_vlan, key->inner_vlan, VTAP_NO_VLAN);
+  vtap_select_field(to, t, VTAP_DIM_ETHERTYPE, f->ethertype, key->ethertype, VTAP_NO_ETHERTYPE);
+  vtap_select_field(to, t, VTAP_DIM_TCP_FLAGS, f->tcp_flags, key->tcp_flags, VTAP_ANY_TCP_FLAGS);
+  vtap_select_field(to, t, VTAP_DIM_DSCP, f->dscp, key->dscp, VTAP_NO_DSCP);
+  vtap_select_field(to, t, VTAP_DIM_FRAGMENT, f->fragment, key->fragment, VTAP_NO_FRAGMENT);
+  vtap_select_field(to, t, VTAP_DIM_LENGTH, f->length, key->length, VTAP_ANY_LENGTH);
 }
 
-static __always_inline void vtap_select_all(struct vtap_selected* to,
+static __always_inline void vtap_select_all(struct vtap_selected to,
                                             const struct vtap_tables* tables,
-                                            const struct vtap_key* key, __u32 tap_class,
-                                            bool narrow) {
-  to->rules = ~0ull;
-  to->excepted = ~0ull;
-  to->count = 0;
-  to->either_count = 0;
-  vtap_select(to, tables, tap_class, narrow);
-  vtap_select_addresses(to, tables, key, narrow);
-  vtap_select_ports(to, tables, key, narrow);
-  vtap_select_macs(to, tables, key, narrow);
-  vtap_select_fields(to, tables, key, narrow);
+                                            const struct vtap_key* key, __u32 tap_class) {
+  if (to.narrow) {
+    to.narrow->rules[0] = to.narrow->rules[1] = ~0ull;
+    to.narrow->excepted[0] = to.narrow->excepted[1] = ~0ull;
+  } else {
+    to.wide->count = 0;
+    to.wide->either_count = 0;
+  }
+  vtap_select(to, tables, tap_class);
+  vtap_select_addresses(to, tables, key);
+  vtap_select_ports(to, tables, key);
+  vtap_select_macs(to, tables, key);
+  vtap_select_fields(to, tables, key);
 }
 
 /* Some words of a set of rules, in registers. Taking several on one walk over the vectors, and none
@@ -327,7 +346,7 @@ struct vtap_block {
 
 /* The rules that the frame satisfies: words [first, first + n), at most a block; the others are 0.
  */
-static __always_inline struct vtap_block vtap_rules(const struct vtap_selected* from, __u64 first,
+static __always_inline struct vtap_block vtap_rules(const struct vtap_wide* from, __u64 first,
                                                     __u64 n) {
   struct vtap_block rules;
   __u64 i;
@@ -357,8 +376,8 @@ static __always_inline __u64 vtap_any(__u64 rules, __u64 top) {
 }
 
 /* Whether any policy whose rules are in these words takes the frame. */
-static __always_inline bool vtap_block_wanted(const struct vtap_selected* selected,
-                                              const __u64* tops, __u64 first, __u64 n) {
+static __always_inline bool vtap_block_wanted(const struct vtap_wide* selected, const __u64* tops,
+                                              __u64 first, __u64 n) {
   struct vtap_block rules = vtap_rules(selected, first, n);
   struct vtap_block excepted;
   __u64 policies = 0;
@@ -375,15 +394,30 @@ static __always_inline bool vtap_block_wanted(const struct vtap_selected* select
   return policies;
 }
 
-/* The same for plans of one word, which most are: all in registers. */
+/* The policies of a word of a narrow plan: the tops of their segments. */
+static __always_inline __u64 vtap_narrow_policies(const struct vtap_tables* tables,
+                                                  const struct vtap_narrow* selected,
+                                                  const __u64* tops, __u32 word) {
+  __u64 policies;
+
+  if (word >= tables->words) return 0;
+  policies = vtap_any(selected->rules[word], tops[word]);
+  if (tables->excepts) policies &= ~vtap_any(selected->excepted[word], tops[word]);
+  return policies;
+}
+
+/* Whether there is any, for narrow plans, which most are: all in registers. */
 static __always_inline bool vtap_wanted_narrow(const struct vtap_tables* tables,
                                                const struct vtap_key* key, __u32 tap_class,
                                                const __u64* tops) {
-  struct vtap_selected selected;
+  struct vtap_narrow selected;
+  __u64 rules;
 
-  vtap_select_all(&selected, tables, key, tap_class, true);
-  if (!selected.rules || !config.classes.except_words) return selected.rules;
-  return vtap_any(selected.rules, tops[0]) & ~vtap_any(selected.excepted, tops[0]);
+  vtap_select_all((struct vtap_selected){.narrow = &selected}, tables, key, tap_class);
+  rules = selected.rules[0] | (tables->words > 1 ? selected.rules[1] : 0);
+  if (!rules || !tables->excepts) return rules;
+  return vtap_narrow_policies(tables, &selected, tops, 0) |
+         vtap_narrow_policies(tables, &selected, tops, 1);
 }
 
 /*
@@ -392,7 +426,7 @@ static __always_inline bool vtap_wanted_narrow(const struct vtap_tables* tables,
  * 64 + 64 words: 680,000 steps on 6.18, over the million on 7.3; now a tenth).
  */
 __noinline int vtap_wanted(const struct vtap_key* key, __u32 tap_class) {
-  struct vtap_selected selected;
+  struct vtap_wide selected;
   struct vtap_tables tables;
   const __u64* tops;
   __u64 word;
@@ -402,8 +436,9 @@ __noinline int vtap_wanted(const struct vtap_key* key, __u32 tap_class) {
 
   if (!vtap_find_tables(&tables)) return false;
   tops = vtap_vector(&tables, config.classes.seg_top_class);
-  if (config.classes.match_words == 1) return vtap_wanted_narrow(&tables, key, tap_class, tops);
-  vtap_select_all(&selected, &tables, key, tap_class, false);
+  if (config.classes.match_words <= VTAP_NARROW)
+    return vtap_wanted_narrow(&tables, key, tap_class, tops);
+  vtap_select_all((struct vtap_selected){.wide = &selected}, &tables, key, tap_class);
 
   for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
     __u64 match_words = config.classes.match_words;
@@ -423,14 +458,10 @@ static __always_inline int vtap_split(struct vtap_cpu* cpu, __u64 policies, __u6
   return (policies & ~cloned ? VTAP_FOR_BROKER : 0) | (policies & cloned ? VTAP_FOR_CLONE : 0);
 }
 
-static __always_inline __u64 vtap_kept(const struct vtap_cpu* cpu, __u64 word) {
-  return cpu->policies[word & (VTAP_MAX_WORDS - 1)];
-}
-
 /* The policies of a block, into cpu->policies. One set of rules after the other, for the stack. */
 static __always_inline void vtap_block_policies(struct vtap_cpu* cpu,
-                                                const struct vtap_selected* selected,
-                                                const __u64* tops, __u64 first) {
+                                                const struct vtap_wide* selected, const __u64* tops,
+                                                __u64 first) {
   __u64 match_words = config.classes.match_words;
   struct vtap_block rules = vtap_rules(selected, first, match_words - first);
   __u32 j;
@@ -448,38 +479,55 @@ static __always_inline void vtap_block_policies(struct vtap_cpu* cpu,
           ~vtap_any(rules.word[j], tops[first + j]);
 }
 
-/* The policies that take the frame with cpu->key: who serves any of them, VTAP_FOR_* together. */
-__noinline int vtap_policies(struct vtap_cpu* cpu, __u32 tap_class) {
-  struct vtap_selected selected;
+/*
+ * The policies that take the frame with cpu->key: who serves any of them, VTAP_FOR_* together; for
+ * narrow plans and for wide ones. Global functions, each with a stack that fits below a caller's.
+ */
+__noinline int vtap_policies_narrow(struct vtap_cpu* cpu, __u32 tap_class) {
+  struct vtap_narrow selected;
   struct vtap_tables tables;
   const __u64 *tops, *cloned;
   int who = 0;
-  __u64 word;
   __u32 j;
 
-  if (!cpu || config.classes.match_words == 0) return 0;
-  if (!vtap_find_tables(&tables)) return 0;
+  if (!cpu || !vtap_find_tables(&tables)) return 0;
   tops = vtap_vector(&tables, config.classes.seg_top_class);
   cloned = vtap_vector(&tables, config.classes.cloned_class);
-  if (config.classes.match_words == 1) {
-    __u64 policies;
-
-    vtap_select_all(&selected, &tables, &cpu->key, tap_class, true);
-    policies = vtap_any(selected.rules, tops[0]);
-    if (config.classes.except_words) policies &= ~vtap_any(selected.excepted, tops[0]);
-    return vtap_split(cpu, policies, cloned[0], 0);
-  }
-  vtap_select_all(&selected, &tables, &cpu->key, tap_class, false);
-  for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
-    if (word >= config.classes.match_words) break;
-    vtap_block_policies(cpu, &selected, tops, word);
+  vtap_select_all((struct vtap_selected){.narrow = &selected}, &tables, &cpu->key, tap_class);
 #pragma unroll
-    for (j = 0; j < VTAP_BLOCK; j++) {
-      if (word + j >= config.classes.match_words) break;
-      who |= vtap_split(cpu, vtap_kept(cpu, word + j), cloned[word + j], word + j);
-    }
+  for (j = 0; j < VTAP_NARROW; j++) {
+    if (j >= tables.words) break;
+    who |= vtap_split(cpu, vtap_narrow_policies(&tables, &selected, tops, j), cloned[j], j);
   }
   return who;
+}
+
+__noinline int vtap_policies_wide(struct vtap_cpu* cpu, __u32 tap_class) {
+  struct vtap_wide selected;
+  struct vtap_tables tables;
+  const __u64* words;
+  int who = 0;
+  __u64 word;
+
+  if (!cpu || !vtap_find_tables(&tables)) return 0;
+  vtap_select_all((struct vtap_selected){.wide = &selected}, &tables, &cpu->key, tap_class);
+  words = vtap_vector(&tables, config.classes.seg_top_class);
+  for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
+    if (word >= config.classes.match_words) break;
+    vtap_block_policies(cpu, &selected, words, word);
+  }
+  words = vtap_vector(&tables, config.classes.cloned_class);
+  for (word = 0; word < VTAP_MAX_WORDS; word++) {
+    if (word >= config.classes.match_words) break;
+    who |= vtap_split(cpu, cpu->policies[word & (VTAP_MAX_WORDS - 1)], words[word], word);
+  }
+  return who;
+}
+
+static __always_inline int vtap_policies(struct vtap_cpu* cpu, __u32 tap_class) {
+  if (config.classes.match_words == 0) return 0;
+  return config.classes.match_words <= VTAP_NARROW ? vtap_policies_narrow(cpu, tap_class)
+                                                   : vtap_policies_wide(cpu, tap_class);
 }
 
 #endif
