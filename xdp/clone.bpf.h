@@ -8,17 +8,10 @@
 
 #include "skb.bpf.h"
 
-/* By the number of a seg_top bit: the policy. */
+/* By the number of a seg_top bit. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, 1);
-  __type(key, __u32);
-  __type(value, __u32);
-} policy_of_bit SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_ARRAY);
-  __uint(max_entries, 1); /* policies */
   __type(key, __u32);
   __type(value, struct vtap_placed);
 } placed SEC(".maps");
@@ -94,13 +87,12 @@ static __always_inline void count_pair(struct walk* w) {
 /* The next policy of the word at hand. One of many rules has several bits, side by side. */
 static __always_inline void take_policy(struct walk* w) {
   __u32 bit = (w->word - 1) * 64 + lowest_bit(w->bits);
-  __u32* policy = bpf_map_lookup_elem(&policy_of_bit, &bit);
+  struct vtap_placed* to = bpf_map_lookup_elem(&placed, &bit);
   w->bits &= w->bits - 1;
-  if (!policy || *policy == w->policy) return;
-  w->policy = *policy;
-  struct vtap_placed* to = bpf_map_lookup_elem(&placed, policy);
-  struct vtap_placed_counters* count = bpf_map_lookup_elem(&placed_counts, policy);
-  if (!to || !count) return;
+  if (!to || to->policy == w->policy) return;
+  w->policy = to->policy;
+  struct vtap_placed_counters* count = bpf_map_lookup_elem(&placed_counts, &w->policy);
+  if (!count) return;
   count->matched_frames += w->frames;
   count->matched_bytes += w->bytes;
   w->left = to->monitors;
@@ -139,6 +131,20 @@ __noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
   struct walk w = {.cpu = cpu, .frames = frames, .bytes = bytes, .policy = ~0u};
 
   if (!cpu) return 0; /* a global function has to look */
+  if (config.classes.match_words <= VTAP_NARROW) {
+    /* One policy for one monitor is what most packets meet, and needs no walk. */
+    __u64 first = cpu->policies[0];
+    __u64 second = config.classes.match_words > 1 ? cpu->policies[1] : 0;
+
+    if (!first || !second) {
+      w.word = first ? 1 : 2;
+      w.bits = first | second;
+      if (w.bits) take_policy(&w);
+      if (w.left) count_pair(&w);
+      if (!w.bits && !w.left) return w.monitors;
+    }
+  }
+
   bpf_loop(VTAP_MAX_WORDS * 64 * (1 + VTAP_MAX_MONITORS) + VTAP_MAX_WORDS, step, &w, 0);
   return w.monitors;
 }

@@ -35,8 +35,8 @@ using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 constexpr std::array kClassMaps = {"vectors", "fields",    "hosts4", "trie4",
                                    "hosts6",  "prefixes6", "macs"};
 
-constexpr std::array kCloneMaps = {"policy_of_bit", "placed",        "placed_counts",
-                                   "pair_counts",   "monitor_links", "clone_counts"};
+constexpr std::array kCloneMaps = {"placed", "placed_counts", "pair_counts", "monitor_links",
+                                   "clone_counts"};
 
 Result<UniqueFd> create_class_map(bpf_map_type type, const char* name, std::size_t key_size,
                                   std::size_t value_size, std::size_t entries) {
@@ -198,15 +198,15 @@ int ClassMaps::fd(std::string_view name) const noexcept {
 Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tables& tables) {
   CloneMaps loaded;
   const auto& policies = config.policies;
-  std::vector<vtap_placed> placed(policies.size());
+  std::vector<vtap_placed> by_policy(policies.size());
   std::uint32_t pairs = 0;
   loaded.pairs_.resize(policies.size());
-  for (std::size_t i = 0; i < policies.size(); ++i) {
+  for (std::uint32_t i = 0; i < policies.size(); ++i) {
     if (tables.placements[i] != plan::Placement::kernel) continue;
-    placed[i].first_pair = pairs;
+    by_policy[i] = {.monitors = 0, .first_pair = pairs, .policy = i};
     const auto& monitors = policies[i].monitors;
     for (const std::uint32_t monitor : monitors) {
-      placed[i].monitors |= std::uint64_t{1} << monitor;
+      by_policy[i].monitors |= std::uint64_t{1} << monitor;
       // The program counts them in the order of their bits.
       const auto before =
           std::ranges::count_if(monitors, [&](std::uint32_t other) { return other < monitor; });
@@ -214,6 +214,7 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
     }
     pairs += static_cast<std::uint32_t>(monitors.size());
   }
+  const auto bits = static_cast<std::uint32_t>(tables.policy_of_bit.size());
   const auto create = [&](bpf_map_type type, const char* name, std::size_t value_size,
                           std::size_t entries) -> Result<void> {
     auto map = create_class_map(type, name, sizeof(std::uint32_t), value_size, entries);
@@ -223,24 +224,21 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   };
   const auto array = BPF_MAP_TYPE_ARRAY;
   const auto per_cpu = BPF_MAP_TYPE_PERCPU_ARRAY;
+  const std::size_t monitors = VTAP_MAX_MONITORS;
   for (auto& done :
-       {create(array, "policy_of_bit", sizeof(std::uint32_t), tables.policy_of_bit.size()),
-        create(array, "placed", sizeof(vtap_placed), policies.size()),
+       {create(array, "placed", sizeof(vtap_placed), bits),
         create(per_cpu, "placed_counts", sizeof(vtap_placed_counters), policies.size()),
         create(per_cpu, "pair_counts", sizeof(vtap_pair_counters), pairs),
-        create(array, "monitor_links", sizeof(std::uint32_t), VTAP_MAX_MONITORS),
-        create(per_cpu, "clone_counts", sizeof(vtap_clone_counters), VTAP_MAX_MONITORS)}) {
+        create(array, "monitor_links", sizeof(std::uint32_t), monitors),
+        create(per_cpu, "clone_counts", sizeof(vtap_clone_counters), monitors)}) {
     if (!done) return done.error();
   }
-  const auto fill = [&](const char* name, const auto& values) -> Result<void> {
-    for (std::uint32_t i = 0; i < values.size(); ++i) {
-      if (bpf_map_update_elem(loaded.fd(name), &i, &values[i], BPF_ANY) != 0)
-        return bpf_error(std::string("filling the BPF map ") + name, -errno);
-    }
-    return {};
-  };
-  if (auto done = fill("policy_of_bit", tables.policy_of_bit); !done) return done.error();
-  if (auto done = fill("placed", placed); !done) return done.error();
+  for (std::uint32_t bit = 0; bit < bits; ++bit) {
+    const std::uint32_t policy = tables.policy_of_bit[bit];
+    if (policy == ~0U || tables.placements[policy] != plan::Placement::kernel) continue;
+    if (bpf_map_update_elem(loaded.fd("placed"), &bit, &by_policy[policy], BPF_ANY) != 0)
+      return bpf_error("filling the BPF map placed", -errno);
+  }
   return loaded;
 }
 

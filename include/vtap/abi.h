@@ -289,12 +289,12 @@ struct vtap_leg_port {
 
 /* ---------------------------------------------------------------- policies placed in the kernel */
 
-/* Where a policy's copies go. Its counters for its i-th monitor, by number, are those of pair
- * first_pair + i. */
+/* By the number of a seg_top bit: its policy, and where that one's copies go. The counters for its
+ * i-th monitor, by number, are those of pair first_pair + i. */
 struct vtap_placed {
   __u64 monitors; /* set */
   __u32 first_pair;
-  __u32 reserved;
+  __u32 policy;
 };
 
 /* Per CPU and policy, frames and bytes as they are on the wire. */
