@@ -214,8 +214,8 @@ struct Prepared {
 /// What a config means on this machine. Reads only; all that is wrong at once.
 Result<Prepared> prepare(const config::Config& config) {
   auto resolved = engine::resolve(config);
-  auto tables = plan::compile(
-      config, resolved ? resolved->placements() : std::vector<plan::Placement>{});
+  auto tables =
+      plan::compile(config, resolved ? resolved->placements() : std::vector<plan::Placement>{});
   if (!resolved && !tables && resolved.error().kind == tables.error().kind) {
     return Error{resolved.error().message + '\n' + tables.error().message, tables.error().kind};
   }

@@ -57,9 +57,9 @@ struct Link {
   /// Queues in use (ETHTOOL_GCHANNELS); where the driver cannot tell, those the device has.
   std::uint32_t rx_queues = 1;
   std::uint32_t tx_queues = 1;
-  int master = 0;           ///< ifindex of the bridge, bond, ... that owns it; 0: none
+  int master = 0;             ///< ifindex of the bridge, bond, ... that owns it; 0: none
   bool far_end_here = false;  ///< one of a pair (veth) whose other end is in this namespace
-  bool has_uppers = false;  ///< a VLAN, macvlan, ... of this namespace sits on it
+  bool has_uppers = false;    ///< a VLAN, macvlan, ... of this namespace sits on it
   XdpMode xdp_mode = XdpMode::none;
   std::uint32_t xdp_prog_id = 0;  ///< 0: no XDP program
   /// What the `netdev` family reports; disengaged before kernel 6.3. `ndo_xmit` may appear only

@@ -136,7 +136,9 @@ int run(int argc, char** argv) {
       "hash map are cloned to the monitor");
   clone_command->add_option("--ports", clone_options.ports, "A,B")->required()->delimiter(',');
   clone_command->add_option("--monitor", clone_options.monitor)->required();
-  clone_command->add_option("--hosts", clone_options.hosts, "IPv4 addresses in the map; 0: no map, every frame is cloned")
+  clone_command
+      ->add_option("--hosts", clone_options.hosts,
+                   "IPv4 addresses in the map; 0: no map, every frame is cloned")
       ->check(CLI::Range(0U, 10'000'000U))
       ->capture_default_str();
   clone_command->add_option("--first-host", parsed_into(clone_options.first_host, parse_address),
