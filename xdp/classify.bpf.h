@@ -137,15 +137,22 @@ static __always_inline __u64 vtap_uses_end(const struct vtap_tables* tables, __u
   return vtap_uses(tables, ((1u << as) | VTAP_ENDS_EITHER) << dim);
 }
 
+/* A constant of 32 bits as one of 64, of which the compiler does not know that half of it is zero:
+ * else it spills that half alone, and 6.1 forgets the value. */
+static __always_inline __u64 vtap_whole(__u64 value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 /* False: a table is missing, which cannot be; it is the verifier that asks. */
 static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
   __u32 zero = 0;
 
-  tables->dims = config.classes.dims;
-  tables->mask = config.classes.vectors - 1;
-  tables->words = config.classes.match_words;
-  tables->stride = config.classes.match_words + config.classes.except_words;
-  tables->excepts = config.classes.except_words;
+  tables->dims = vtap_whole(config.classes.dims);
+  tables->mask = vtap_whole(config.classes.vectors - 1);
+  tables->words = vtap_whole(config.classes.match_words);
+  tables->stride = vtap_whole(config.classes.match_words + config.classes.except_words);
+  tables->excepts = vtap_whole(config.classes.except_words);
   tables->vectors = bpf_map_lookup_elem(&vectors, &zero);
   tables->class_of = bpf_map_lookup_elem(&fields, &zero);
   tables->trie4 = bpf_map_lookup_elem(&trie4, &zero);
@@ -154,7 +161,11 @@ static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
 
 /* A mask, not a comparison: that would double the states the verifier walks, vector by vector. */
 static __always_inline const __u64* vtap_vector(const struct vtap_tables* tables, __u32 number) {
-  return tables->vectors + (number & tables->mask) * tables->stride;
+  __u64 at = number & tables->mask;
+
+  /* In this order: 6.1 multiplies by constants alone. */
+  asm("%[at] *= %[stride]" : [at] "+r"(at) : [stride] "r"(tables->stride));
+  return tables->vectors + at;
 }
 
 /* One step of eight bits; an entry that is a class already stays one. */

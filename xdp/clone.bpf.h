@@ -56,20 +56,8 @@ static __always_inline __u32 lowest_bit(__u64 word) {
   return bit_of_product[(word & -word) * 0x03f79d71b4cb0a89ull >> 58];
 }
 
-/* A walk over the policies of a packet and their monitors, a step at a time. */
-struct walk {
-  struct vtap_cpu* cpu;
-  __u64 frames, bytes; /* of the packet, on the wire */
-  __u64 monitors;      /* that have it so far */
-  __u64 left;          /* monitors of the policy at hand that are still to be counted */
-  __u64 bits;          /* policies of the word at hand that are still to come */
-  __u32 word;          /* the next one */
-  __u32 pair;          /* the next one of the policy at hand */
-  __u32 policy;        /* at hand */
-};
-
 /* One monitor of the policy at hand: sent now, or by an earlier policy. */
-static __always_inline void count_pair(struct walk* w) {
+static __always_inline void count_pair(struct vtap_walk* w) {
   __u64 monitor = w->left & -w->left;
   __u32 pair = w->pair++;
   struct vtap_pair_counters* count = bpf_map_lookup_elem(&pair_counts, &pair);
@@ -85,13 +73,14 @@ static __always_inline void count_pair(struct walk* w) {
 }
 
 /* The next policy of the word at hand. One of many rules has several bits, side by side. */
-static __always_inline void take_policy(struct walk* w) {
+static __always_inline void take_policy(struct vtap_walk* w) {
   __u32 bit = (w->word - 1) * 64 + lowest_bit(w->bits);
   struct vtap_placed* to = bpf_map_lookup_elem(&placed, &bit);
   w->bits &= w->bits - 1;
   if (!to || to->policy == w->policy) return;
-  w->policy = to->policy;
-  struct vtap_placed_counters* count = bpf_map_lookup_elem(&placed_counts, &w->policy);
+  __u32 policy = to->policy;
+  w->policy = policy;
+  struct vtap_placed_counters* count = bpf_map_lookup_elem(&placed_counts, &policy);
   if (!count) return;
   count->matched_frames += w->frames;
   count->matched_bytes += w->bytes;
@@ -99,14 +88,22 @@ static __always_inline void take_policy(struct walk* w) {
   w->pair = to->first_pair;
 }
 
+/* The walk is in the CPU's memory, of which the verifier knows no values: before 6.7 it takes a
+ * callback to run once, and removes what values on the stack seem to rule out. */
+struct walker {
+  struct vtap_cpu* cpu;
+};
+
 /* 1: the walk is over. */
-static long step(__u32 number __attribute__((unused)), struct walk* w) {
+static long step(__u32 number __attribute__((unused)), struct walker* walker) {
+  struct vtap_cpu* cpu = walker->cpu;
+  struct vtap_walk* w = &cpu->walk;
   if (w->left) {
     count_pair(w);
   } else if (w->bits) {
     take_policy(w);
   } else if (w->word < config.classes.match_words) {
-    w->bits = w->cpu->policies[w->word & (VTAP_MAX_WORDS - 1)];
+    w->bits = cpu->policies[w->word & (VTAP_MAX_WORDS - 1)];
     w->word++;
   } else {
     return 1;
@@ -128,25 +125,30 @@ static __always_inline void clone_to(vtap_ctx* ctx, __u32 monitor, __u64 frames)
 
 /* Counts what the policies of the packet send, and returns the set of monitors that get it. */
 __noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
-  struct walk w = {.cpu = cpu, .frames = frames, .bytes = bytes, .policy = ~0u};
+  struct walker walker = {cpu};
 
   if (!cpu) return 0; /* a global function has to look */
+  struct vtap_walk* w = &cpu->walk;
+  w->frames = frames;
+  w->bytes = bytes;
+  w->monitors = w->left = w->bits = 0;
+  w->word = 0;
+  w->policy = ~0u;
   if (config.classes.match_words <= VTAP_NARROW) {
     /* One policy for one monitor is what most packets meet, and needs no walk. */
     __u64 first = cpu->policies[0];
     __u64 second = config.classes.match_words > 1 ? cpu->policies[1] : 0;
 
     if (!first || !second) {
-      w.word = first ? 1 : 2;
-      w.bits = first | second;
-      if (w.bits) take_policy(&w);
-      if (w.left) count_pair(&w);
-      if (!w.bits && !w.left) return w.monitors;
+      w->word = first ? 1 : 2;
+      w->bits = first | second;
+      if (w->bits) take_policy(w);
+      if (w->left) count_pair(w);
+      if (!w->bits && !w->left) return w->monitors;
     }
   }
-
-  bpf_loop(VTAP_MAX_WORDS * 64 * (1 + VTAP_MAX_MONITORS) + VTAP_MAX_WORDS, step, &w, 0);
-  return w.monitors;
+  bpf_loop(VTAP_MAX_WORDS * 64 * (1 + VTAP_MAX_MONITORS) + VTAP_MAX_WORDS, step, &walker, 0);
+  return w->monitors;
 }
 
 /* The clones bear the mark; the original only meanwhile. Programs of other ports may run within. */

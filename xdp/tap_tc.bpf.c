@@ -108,7 +108,8 @@ static __always_inline int takers(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 len
   }
   int who = config.clones ? vtap_policies(cpu, config.tap_class)
                           : vtap_wanted(&cpu->key, config.tap_class);
-  if (ctx->gso_size && !config.match_none && may_be_fragmented(ctx, cpu)) who |= VTAP_FOR_BROKER;
+  bool looked_at_again = !config.match_none && config.leg_ifindex;
+  if (ctx->gso_size && looked_at_again && may_be_fragmented(ctx, cpu)) who |= VTAP_FOR_BROKER;
   return who;
 }
 

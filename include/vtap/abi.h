@@ -221,6 +221,19 @@ struct vtap_port_counters {
   __u64 own_copies;   /* copies that came back: not looked at, passed on */
 };
 
+/* A walk over the policies of a packet that the kernel serves, and over their monitors, a step at a
+ * time (xdp/clone.bpf.h). */
+struct vtap_walk {
+  __u64 frames, bytes; /* of the packet, on the wire */
+  __u64 monitors;      /* that have it so far */
+  __u64 left;          /* monitors of the policy at hand that are still to be counted */
+  __u64 bits;          /* policies of the word at hand that are still to come */
+  __u32 word;          /* the next one */
+  __u32 pair;          /* the next one of the policy at hand */
+  __u32 policy;        /* at hand */
+  __u32 reserved;
+};
+
 /*
  * Per possible CPU: two single-producer single-consumer rings and the counters. Lives in a
  * mmapable array map. The program side runs with bottom halves off and so is never preempted by
@@ -256,6 +269,7 @@ struct vtap_cpu {
   __u8 headers[VTAP_WINDOW + 64]; /* private to the programs: what the parser reads */
   struct vtap_key key;            /* private to the programs */
   __u64 policies[VTAP_MAX_WORDS]; /* private to the programs: seg_top bits of those that clone */
+  struct vtap_walk walk;          /* private to the programs */
 };
 
 /* What the raw tracepoints count of redirects that the kernel could not finish, per tap port from
