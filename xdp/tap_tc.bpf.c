@@ -60,10 +60,10 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
 enum { TCP_CSUM_AT = 16, TCP_OFFSET_AT = 12, UDP_HLEN = 8, USUAL_HEADERS = 66 };
 enum { PROTO_IPIP = 4, PROTO_UDP = 17, PROTO_IPV6 = 41, PROTO_GRE = 47, PROTO_SCTP = 132 };
 
-/* Bytes of a super-packet that each of its segments has. Its checksum is unfinished, as its sender
- * cannot know those of the segments; so csum_start is where the L4 header begins. */
-static __always_inline __u32 segment_headers(vtap_ctx* ctx) {
-  if (!bpf_cast_to_kern_ctx) return USUAL_HEADERS;
+/* Bytes of a super-packet that each of its segments has, without a tag beside the packet; from the
+ * kernel's view of it. Its checksum is unfinished, as its sender cannot know those of the segments;
+ * so csum_start is where the L4 header begins. */
+static __always_inline __u32 known_headers(vtap_ctx* ctx) {
   struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
   __u32 l4 = csum_start(skb);
   __u8 offset;
@@ -72,14 +72,50 @@ static __always_inline __u32 segment_headers(vtap_ctx* ctx) {
   return l4 + (offset >> 4) * 4;
 }
 
-/* Frames that this skb is on the wire. What a virtual machine sends has no number of segments yet:
- * the kernel does not believe the guest, and counts when it cuts (qdisc_pkt_len_init()). */
-static __always_inline __u32 wire_frames(vtap_ctx* ctx) {
+/* The same from the headers that the parser has read, for kernels that do not show it. No IPv6
+ * extension headers. */
+static __always_inline __u32 parsed_headers(vtap_ctx* ctx, struct vtap_cpu* cpu) {
+  enum { MASK = 127, IPV6_HLEN = 40 };
+  const struct vtap_key* key = &cpu->key;
+  __u32 beside = ctx->vlan_present ? TAG : 0;
+  __u32 ip = MACS + 2;
+  if (key->vlan != VTAP_NO_VLAN) ip += TAG;
+  if (key->inner_vlan != VTAP_NO_VLAN) ip += TAG;
+  __u32 l4 = ip + (key->family == VTAP_L3_IPV6 ? IPV6_HLEN : (cpu->headers[ip & MASK] & 15) * 4);
+  if (key->proto == PROTO_UDP) return l4 + UDP_HLEN - beside;
+  return l4 + (cpu->headers[(l4 + TCP_OFFSET_AT) & MASK] >> 4) * 4 - beside;
+}
+
+static __always_inline __u32 segment_headers(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                             struct vtap_port_counters* count) {
+  if (bpf_cast_to_kern_ctx) return known_headers(ctx);
+  return read_key(ctx, cpu, length, count) ? parsed_headers(ctx, cpu) : USUAL_HEADERS;
+}
+
+/* What a packet is on the wire: frames, and bytes in all. */
+struct on_wire {
+  __u32 frames;
+  __u64 bytes;
+};
+
+/* What a virtual machine sends has no number of segments yet: the kernel does not believe the
+ * guest, and counts when it cuts (qdisc_pkt_len_init()). */
+static __always_inline struct on_wire on_wire(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                              struct vtap_port_counters* count) {
+  struct on_wire wire = {1, length};
   __u32 size = ctx->gso_size;
-  if (!size) return 1;
-  if (ctx->gso_segs) return ctx->gso_segs;
-  __u32 headers = segment_headers(ctx);
-  return ctx->len > headers ? (ctx->len - headers + size - 1) / size : 1;
+  if (!size) return wire;
+  if (ctx->gso_segs && !config.clones) {
+    wire.frames = ctx->gso_segs; /* nobody asks for the bytes */
+    return wire;
+  }
+  __u32 headers = segment_headers(ctx, cpu, length, count);
+  if (ctx->gso_segs)
+    wire.frames = ctx->gso_segs;
+  else if (ctx->len > headers)
+    wire.frames = (ctx->len - headers + size - 1) / size;
+  wire.bytes += (__u64)(wire.frames - 1) * (headers + length - ctx->len);
+  return wire;
 }
 
 /* Whether the kernel cuts this super-packet into IP fragments, so that ports and more differ from
@@ -167,12 +203,6 @@ static __always_inline void copy(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 leng
   }
 }
 
-/* Bytes of the frames that the packet is cut into. */
-static __always_inline __u64 wire_bytes(vtap_ctx* ctx, __u32 length, __u32 frames) {
-  if (frames == 1) return length;
-  return length + (__u64)(frames - 1) * (segment_headers(ctx) + wire_length(ctx) - ctx->len);
-}
-
 static __always_inline int original(struct vtap_port_counters* count, bool matched, __u32 frames) {
   if (config.mode == VTAP_MODE_INLINE) {
     count->forwarded += frames;
@@ -194,7 +224,8 @@ int vtap_tap_tc(struct __sk_buff* skb) {
                                            : TC_ACT_UNSPEC;
   struct vtap_port_counters* count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
   __u32 length = wire_length(skb);
-  __u32 frames = wire_frames(skb);
+  struct on_wire wire = on_wire(skb, cpu, length, count);
+  __u32 frames = wire.frames;
   count->rx_frames += frames;
   count->rx_bytes += length;
   if (skb->mark >> VTAP_MARK_SHIFT == VTAP_MARK) {
@@ -207,7 +238,7 @@ int vtap_tap_tc(struct __sk_buff* skb) {
    */
   bool by_leg = config.capture == VTAP_CAPTURE_CLONE || skb->gso_size || is_unclear(skb, cpu);
   __u64 monitors = 0;
-  if (who & VTAP_FOR_CLONE) monitors = monitors_of(cpu, frames, wire_bytes(skb, length, frames));
+  if (who & VTAP_FOR_CLONE) monitors = monitors_of(cpu, frames, wire.bytes);
   if (who & VTAP_FOR_BROKER) {
     copy(skb, cpu, length, frames, by_leg, count);
   } else {

@@ -80,8 +80,9 @@ def test_streams_both_ways(capture: str) -> None:
         lab.port("t0").address("10.0.0.2/24", "fd00::2/64")
         text = config([host(direction="both", capture=capture)], monitors(1), [policy()])
         with Broker(lab, text) as running:
-            sent = [tcp_transfer(lab.tap_ns, lab.left_ns, "10.0.0.2", 3 << 20),
-                    tcp_transfer(lab.left_ns, lab.tap_ns, "fd00::1", 3 << 20)]
+            sent = [tcp_transfer(lab.tap_ns, lab.left_ns, "10.0.0.2", 3 << 20)]
+            running.settled()
+            sent.append(tcp_transfer(lab.left_ns, lab.tap_ns, "fd00::1", 3 << 20))
             stats = running.settled()
             port = tap_ports(stats)["t0"]
             assert not any(port["missed"].values()), port
