@@ -85,14 +85,15 @@ struct vtap_narrow {
   const __u64* pending; /* source end of an `either` pair */
 };
 
-/* The vectors that a frame selects, of a wide one. The verifier knows `dims` and so both counts,
+/* The numbers of the vectors that a frame selects, of a wide one: addresses would take twice the
+ * stack. The verifier knows `dims` and so both counts,
  * which makes every index below a constant to it. The counts are 64 bits wide because it forgets a
  * narrower constant when the compiler spills another value into the same eight bytes of stack. */
 struct vtap_wide {
   __u64 count;
   __u64 either_count;
-  const __u64* all[1 + 2 * VTAP_TWO_ENDED + VTAP_ONE_ENDED]; /* ANDed, the tap's among them */
-  const __u64* either[2 * VTAP_TWO_ENDED];                   /* pairs: ORed, then ANDed */
+  __u32 all[1 + 2 * VTAP_TWO_ENDED + VTAP_ONE_ENDED]; /* ANDed, the tap's among them */
+  __u32 either[2 * VTAP_TWO_ENDED];                   /* pairs: ORed, then ANDed */
 };
 
 /* One of the two, the other is NULL, constants both: where the select functions put what they find.
@@ -226,11 +227,11 @@ static __always_inline __u32 vtap_class_of_mac(const __u8* mac, __u8 valid) {
 /* The select functions take the vectors that the frame's values stand for. */
 static __always_inline void vtap_select(struct vtap_selected to, const struct vtap_tables* tables,
                                         __u32 number) {
-  const __u64* vector = vtap_vector(tables, number);
-
   struct vtap_narrow* narrow = to.narrow;
 
   if (narrow) {
+    const __u64* vector = vtap_vector(tables, number);
+
     narrow->rules[0] &= vector[0];
     if (tables->words > 1) narrow->rules[1] &= vector[1];
     if (tables->excepts) {
@@ -238,7 +239,7 @@ static __always_inline void vtap_select(struct vtap_selected to, const struct vt
       if (tables->words > 1) narrow->excepted[1] &= vector[tables->words + 1];
     }
   } else {
-    to.wide->all[to.wide->count++] = vector;
+    to.wide->all[to.wide->count++] = number;
   }
 }
 
@@ -246,14 +247,14 @@ static __always_inline void vtap_select(struct vtap_selected to, const struct vt
 static __always_inline void vtap_select_either(struct vtap_selected to,
                                                const struct vtap_tables* tables, __u32 number,
                                                __u32 as) {
-  const __u64* vector = vtap_vector(tables, number + VTAP_AS_EITHER);
   struct vtap_narrow* narrow = to.narrow;
 
   if (!narrow) {
-    to.wide->either[to.wide->either_count++] = vector;
+    to.wide->either[to.wide->either_count++] = number + VTAP_AS_EITHER;
   } else if (as == VTAP_AS_SRC) {
-    narrow->pending = vector;
+    narrow->pending = vtap_vector(tables, number + VTAP_AS_EITHER);
   } else {
+    const __u64* vector = vtap_vector(tables, number + VTAP_AS_EITHER);
     const __u64* other = narrow->pending;
     const __u64 first = tables->words;
 
@@ -357,7 +358,8 @@ struct vtap_block {
 
 /* The rules that the frame satisfies: words [first, first + n), at most a block; the others are 0.
  */
-static __always_inline struct vtap_block vtap_rules(const struct vtap_wide* from, __u64 first,
+static __always_inline struct vtap_block vtap_rules(const struct vtap_tables* tables,
+                                                    const struct vtap_wide* from, __u64 first,
                                                     __u64 n) {
   struct vtap_block rules;
   __u64 i;
@@ -366,14 +368,14 @@ static __always_inline struct vtap_block vtap_rules(const struct vtap_wide* from
 #pragma unroll
   for (j = 0; j < VTAP_BLOCK; j++) rules.word[j] = j < n ? ~0ull : 0;
   for (i = 0; i < from->count; i++) {
-    const __u64* vector = from->all[i] + first;
+    const __u64* vector = vtap_vector(tables, from->all[i]) + first;
 #pragma unroll
     for (j = 0; j < VTAP_BLOCK; j++)
       if (j < n) rules.word[j] &= vector[j];
   }
   for (i = 0; i < from->either_count; i += 2) {
-    const __u64* src = from->either[i] + first;
-    const __u64* dst = from->either[i + 1] + first;
+    const __u64* src = vtap_vector(tables, from->either[i]) + first;
+    const __u64* dst = vtap_vector(tables, from->either[i + 1]) + first;
 #pragma unroll
     for (j = 0; j < VTAP_BLOCK; j++)
       if (j < n) rules.word[j] &= src[j] | dst[j];
@@ -387,16 +389,17 @@ static __always_inline __u64 vtap_any(__u64 rules, __u64 top) {
 }
 
 /* Whether any policy whose rules are in these words takes the frame. */
-static __always_inline bool vtap_block_wanted(const struct vtap_wide* selected, const __u64* tops,
+static __always_inline bool vtap_block_wanted(const struct vtap_tables* tables,
+                                              const struct vtap_wide* selected, const __u64* tops,
                                               __u64 first, __u64 n) {
-  struct vtap_block rules = vtap_rules(selected, first, n);
+  struct vtap_block rules = vtap_rules(tables, selected, first, n);
   struct vtap_block excepted;
   __u64 policies = 0;
   __u32 j;
 
   if (!(rules.word[0] | rules.word[1] | rules.word[2] | rules.word[3])) return false;
   if (!config.classes.except_words) return true;
-  excepted = vtap_rules(selected, config.classes.match_words + first, n);
+  excepted = vtap_rules(tables, selected, config.classes.match_words + first, n);
 #pragma unroll
   for (j = 0; j < VTAP_BLOCK; j++) {
     __u64 top = j < n ? tops[first + j] : 0;
@@ -455,7 +458,7 @@ __noinline int vtap_wanted(const struct vtap_key* key, __u32 tap_class) {
     __u64 match_words = config.classes.match_words;
 
     if (word >= match_words) break;
-    if (vtap_block_wanted(&selected, tops, word, match_words - word)) return true;
+    if (vtap_block_wanted(&tables, &selected, tops, word, match_words - word)) return true;
   }
   return false;
 }
@@ -471,10 +474,11 @@ static __always_inline int vtap_split(struct vtap_cpu* cpu, __u64 policies, __u6
 
 /* The policies of a block, into cpu->policies. One set of rules after the other, for the stack. */
 static __always_inline void vtap_block_policies(struct vtap_cpu* cpu,
+                                                const struct vtap_tables* tables,
                                                 const struct vtap_wide* selected, const __u64* tops,
                                                 __u64 first) {
   __u64 match_words = config.classes.match_words;
-  struct vtap_block rules = vtap_rules(selected, first, match_words - first);
+  struct vtap_block rules = vtap_rules(tables, selected, first, match_words - first);
   __u32 j;
 
 #pragma unroll
@@ -482,7 +486,7 @@ static __always_inline void vtap_block_policies(struct vtap_cpu* cpu,
     if (first + j < match_words)
       cpu->policies[(first + j) & (VTAP_MAX_WORDS - 1)] = vtap_any(rules.word[j], tops[first + j]);
   if (!config.classes.except_words) return;
-  rules = vtap_rules(selected, match_words + first, match_words - first);
+  rules = vtap_rules(tables, selected, match_words + first, match_words - first);
 #pragma unroll
   for (j = 0; j < VTAP_BLOCK; j++)
     if (first + j < match_words)
@@ -525,7 +529,7 @@ __noinline int vtap_policies_wide(struct vtap_cpu* cpu, __u32 tap_class) {
   words = vtap_vector(&tables, config.classes.seg_top_class);
   for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
     if (word >= config.classes.match_words) break;
-    vtap_block_policies(cpu, &selected, words, word);
+    vtap_block_policies(cpu, &tables, &selected, words, word);
   }
   words = vtap_vector(&tables, config.classes.cloned_class);
   for (word = 0; word < VTAP_MAX_WORDS; word++) {
