@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "host/offload.hpp"
-#include "host/tcx.hpp"
 
 namespace vtap::host {
 namespace {
@@ -309,7 +308,7 @@ Result<Port> Port::open(const StateDir& state, const PortSpec& spec) {
 
   const bool fresh = journal->changes().empty();
   const Demand demand = demand_of(spec);
-  Port port(std::move(*claim), std::move(*journal), std::move(*link));
+  Port port(std::move(*claim), std::move(*journal), std::move(*link), spec.tcx);
   // A killed broker may have left changes that this role does not need.
   Undo leftovers(port.link_.name, port.link_.ifindex, port.journal_);
   leftovers.settings(demand);
@@ -330,7 +329,7 @@ Result<XdpMode> Port::attach_xdp(int prog_fd, bool allow_generic) {
 }
 
 Result<TcAttachment> Port::attach_tc(Direction direction, int prog_fd) {
-  if (has_tcx()) {
+  if (tcx_) {
     const Result<bool> replaced = attach_tcx(link_.ifindex, direction, prog_fd);
     if (!replaced) return replaced.error();
     // A filter of ours may be left of a broker from before the kernel had this.

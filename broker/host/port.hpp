@@ -7,6 +7,7 @@
 #include "host/attach.hpp"
 #include "host/link.hpp"
 #include "host/state.hpp"
+#include "host/tcx.hpp"
 #include "vtap/result.hpp"
 
 namespace vtap::host {
@@ -20,6 +21,7 @@ struct PortSpec {
   /// Copies come here by bpf_clone_redirect: the kernel must cut them, complete their checksums and
   /// put their tags in place before the device gets them.
   bool skb_output = false;
+  bool tcx = has_tcx();            ///< programs at TC by tcx instead of as filters
   std::string owner = "a broker";  ///< who claims it, for the message that another one gets
 };
 
@@ -44,8 +46,8 @@ class Port {
   [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
 
   Result<XdpMode> attach_xdp(int prog_fd, bool allow_generic = false);
-  /// As a tcx program where the kernel has these; else as a filter, and creates (and journals) the
-  /// clsact qdisc where there is none.
+  /// By tcx as the spec says; else as a filter, and creates (and journals) the clsact qdisc where
+  /// there is none.
   Result<TcAttachment> attach_tc(Direction direction, int prog_fd);
   /// For a hook that the config no longer uses: after the new one is attached.
   Result<bool> detach_xdp();
@@ -56,12 +58,13 @@ class Port {
   Result<std::vector<std::string>> restore();
 
  private:
-  Port(PortClaim claim, Journal journal, Link link)
-      : claim_(std::move(claim)), journal_(std::move(journal)), link_(std::move(link)) {}
+  Port(PortClaim claim, Journal journal, Link link, bool tcx)
+      : claim_(std::move(claim)), journal_(std::move(journal)), link_(std::move(link)), tcx_(tcx) {}
 
   PortClaim claim_;
   Journal journal_;
   Link link_;
+  bool tcx_;
   std::vector<std::string> warnings_;
 };
 

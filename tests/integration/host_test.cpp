@@ -28,6 +28,7 @@
 #include "host/offload.hpp"
 #include "host/port.hpp"
 #include "host/state.hpp"
+#include "host/tcx.hpp"
 #include "vtap/fd.hpp"
 
 namespace vtap::host {
@@ -131,6 +132,9 @@ class Host : public testing::Test {
       text += run("tc qdisc show dev " + name);
       text += shell("tc filter show dev " + name + " ingress").text;
       text += shell("tc filter show dev " + name + " egress").text;
+      for (const Direction direction : {Direction::ingress, Direction::egress}) {
+        text += carries_our_tcx(link(name).ifindex, direction) ? "ours by tcx\n" : "";
+      }
       text += run("ethtool -k " + name);
       text += run("cat /proc/sys/net/ipv6/conf/" + name + "/disable_ipv6");
     }
@@ -144,11 +148,12 @@ class Host : public testing::Test {
   }
 
   Result<Port> open(const std::string& name, Role role, Hook hook) {
-    return Port::open(state(), {.name = name, .role = role, .hook = hook});
+    return Port::open(state(), {.name = name, .role = role, .hook = hook, .tcx = tcx_});
   }
 
   UniqueFd home_;
   fs::path base_;
+  bool tcx_ = has_tcx();
 };
 
 // --- link ---
@@ -559,7 +564,26 @@ TEST_F(Host, AnIngressQdiscOfOthersIsUsed) {
 
 // --- ports ---
 
-TEST_F(Host, InlineAtTcIsSetUpAndLeftAsFound) {
+/// Programs at TC as filters under a clsact, and by tcx.
+class HostAtTc : public Host, public testing::WithParamInterface<bool> {
+ protected:
+  void SetUp() override {
+    tcx_ = GetParam();
+    if (tcx_ && !has_tcx()) GTEST_SKIP() << "SKIPPED: this kernel has no tcx (6.6)";
+    Host::SetUp();
+  }
+
+  /// What of ours is at the ingress of p0.
+  static std::string attached() {
+    const int ifindex = link("p0").ifindex;
+    return (carries_our_tcx(ifindex, Direction::ingress) ? "tcx " : "") + filters_of(ifindex);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Either, HostAtTc, testing::Bool(),
+                         [](const auto& way) { return std::string(way.param ? "Tcx" : "Filter"); });
+
+TEST_P(HostAtTc, InlineIsSetUpAndLeftAsFound) {
   run("ethtool -K p0 gro on");
   const std::string before = snapshot();
   {
@@ -575,12 +599,12 @@ TEST_F(Host, InlineAtTcIsSetUpAndLeftAsFound) {
     ASSERT_TRUE(succeeded(port->attach_tc(Direction::ingress, tc_program().get())));
   }
   // The stop leaves everything.
-  EXPECT_EQ(filters_of(link("p0").ifindex), "1:bpf:vtap_test! ");
+  EXPECT_EQ(attached(), tcx_ ? "tcx " : "1:bpf:vtap_test! ");
   EXPECT_TRUE(link("p0").promisc);
 
   const Result<std::vector<std::string>> undone = detach_port(state(), "p0");
   ASSERT_TRUE(succeeded(undone));
-  EXPECT_EQ(undone.value().size(), 7U);
+  EXPECT_EQ(undone.value().size(), tcx_ ? 6U : 7U) << "the clsact comes on top";
   EXPECT_EQ(snapshot(), before);
   EXPECT_FALSE(fs::exists(base_ / "state")) << "nothing left behind";
 }
@@ -634,12 +658,12 @@ TEST_F(Host, NamespacesDoNotShareClaims) {
 }
 
 /// A broker that sets p0 up, attaches at both hooks and dies of SIGKILL.
-void start_and_kill(const StateDir& state) {
+void start_and_kill(const StateDir& state, bool tcx) {
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
     Result<Port> port =
-        Port::open(state, {.name = "p0", .role = Role::tap_inline, .hook = Hook::tc});
+        Port::open(state, {.name = "p0", .role = Role::tap_inline, .hook = Hook::tc, .tcx = tcx});
     const bool good = port.ok() &&
                       port->attach_tc(Direction::ingress, tc_program("vtap_a").get()).ok() &&
                       port->attach_tc(Direction::egress, tc_program("vtap_b").get()).ok() &&
@@ -652,14 +676,15 @@ void start_and_kill(const StateDir& state) {
   ASSERT_TRUE(WIFSIGNALED(status)) << "the set-up failed";
 }
 
-TEST_F(Host, DetachRestoresAfterKillMinusNineHoweverOften) {
+TEST_P(HostAtTc, DetachRestoresAfterKillMinusNineHoweverOften) {
   run("ethtool -K p0 gro on");
   const std::string before = snapshot();
-  start_and_kill(state());
-  EXPECT_EQ(filters_of(link("p0").ifindex), "1:bpf:vtap_a! ");
+  start_and_kill(state(), tcx_);
+  EXPECT_EQ(attached(), tcx_ ? "tcx " : "1:bpf:vtap_a! ");
   EXPECT_NE(link("p0").xdp_prog_id, 0U);
-  start_and_kill(state());  // sees its predecessor's settings, must not take them for the originals
-  EXPECT_EQ(filters_of(link("p0").ifindex), "1:bpf:vtap_a! ");
+  start_and_kill(state(),
+                 tcx_);  // sees its predecessor's settings, must not take them for the originals
+  EXPECT_EQ(attached(), tcx_ ? "tcx " : "1:bpf:vtap_a! ");
 
   ASSERT_TRUE(succeeded(detach_port(state(), "p0")));
   EXPECT_EQ(snapshot(), before);
@@ -670,18 +695,19 @@ TEST_F(Host, DetachRestoresAfterKillMinusNineHoweverOften) {
   EXPECT_FALSE(fs::exists(base_ / "state"));
 }
 
-TEST_F(Host, DetachKeepsWhatOthersAddedAndWhatWasThere) {
+TEST_P(HostAtTc, DetachKeepsWhatOthersAddedAndWhatWasThere) {
   run("ip link set p0 promisc on");
   run("tc qdisc add dev p0 clsact");
   run(std::string("tc filter add dev p0 egress protocol all prio 7 ") + foreign_u32);
   const std::string before = snapshot();
-  start_and_kill(state());
+  start_and_kill(state(), tcx_);
   ASSERT_TRUE(succeeded(detach_port(state(), "p0")));
   EXPECT_EQ(snapshot(), before);
 }
 
 TEST_F(Host, DetachLeavesOurClsactToOthersWhoUseItNow) {
-  start_and_kill(state());
+  tcx_ = false;
+  start_and_kill(state(), tcx_);
   run(std::string("tc filter add dev p0 egress protocol all prio 7 ") + foreign_u32);
   ASSERT_TRUE(succeeded(detach_port(state(), "p0")));
   EXPECT_EQ(tc_qdisc(link("p0").ifindex).value(), TcQdisc::clsact);
@@ -689,15 +715,48 @@ TEST_F(Host, DetachLeavesOurClsactToOthersWhoUseItNow) {
   EXPECT_TRUE(mentions(run("tc filter show dev p0 egress"), "u32"));
 }
 
+TEST_F(Host, AFilterFromBeforeTheKernelHadTcxGivesWay) {
+  if (!has_tcx()) GTEST_SKIP() << "SKIPPED: this kernel has no tcx (6.6)";
+  const std::string before = snapshot();
+  start_and_kill(state(), false);
+  const int ifindex = link("p0").ifindex;
+  ASSERT_EQ(filters_of(ifindex), "1:bpf:vtap_a! ");
+  start_and_kill(state(), true);
+  EXPECT_EQ(filters_of(ifindex), "");
+  EXPECT_TRUE(carries_our_tcx(ifindex, Direction::ingress));
+  ASSERT_TRUE(succeeded(detach_port(state(), "p0")));
+  EXPECT_EQ(snapshot(), before) << "the clsact is gone, too";
+}
+
+TEST_F(Host, TcxOfOthersStays) {
+  if (!has_tcx()) GTEST_SKIP() << "SKIPPED: this kernel has no tcx (6.6)";
+  const int ifindex = link("p0").ifindex;
+  const UniqueFd theirs = tc_program("theirs");
+  // By the library of Debian 12, which knows no tcx, but passes the number on.
+  constexpr auto tcx_ingress = static_cast<bpf_attach_type>(46);
+  ASSERT_EQ(::bpf_prog_attach(theirs.get(), ifindex, tcx_ingress, 0), 0);
+  ASSERT_FALSE(attach_tcx(ifindex, Direction::ingress, tc_program().get()).value());
+  std::array<std::uint32_t, 4> ids{};
+  std::uint32_t count = ids.size();
+  ASSERT_EQ(::bpf_prog_query(ifindex, tcx_ingress, 0, nullptr, ids.data(), &count), 0);
+  ASSERT_EQ(count, 2U);
+  EXPECT_EQ(ids[1], id_of(theirs)) << "ours runs first";
+  ASSERT_TRUE(detach_tcx(ifindex, Direction::ingress).value());
+  count = ids.size();
+  ASSERT_EQ(::bpf_prog_query(ifindex, tcx_ingress, 0, nullptr, ids.data(), &count), 0);
+  ASSERT_EQ(count, 1U);
+  EXPECT_EQ(ids[0], id_of(theirs));
+}
+
 TEST_F(Host, DetachFindsARenamedDeviceAndIgnoresANewOne) {
-  start_and_kill(state());
+  start_and_kill(state(), tcx_);
   run("ip link set p0 down && ip link set p0 name moved && ip link set moved up");
   ASSERT_TRUE(succeeded(detach_port(state(), "p0")));
   EXPECT_FALSE(link("moved").promisc);
   EXPECT_EQ(link("moved").xdp_prog_id, 0U);
   run("ip link set moved down && ip link set moved name p0 && ip link set p0 up");
 
-  start_and_kill(state());
+  start_and_kill(state(), tcx_);
   run("ip link del p0 && ip link add p0 type veth peer name p1");
   run("ip link set p0 promisc on && ethtool -K p0 tx-vlan-hw-insert off");
   const std::string before = snapshot();
@@ -711,7 +770,7 @@ TEST_F(Host, DetachFindsARenamedDeviceAndIgnoresANewOne) {
 }
 
 TEST_F(Host, ANewRoleSetsBackWhatItDoesNotNeed) {
-  start_and_kill(state());
+  start_and_kill(state(), tcx_);
   const Result<Port> port = open("p0", Role::tap_host, Hook::tc);
   ASSERT_TRUE(succeeded(port));
   EXPECT_FALSE(link("p0").promisc);
