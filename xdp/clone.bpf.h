@@ -8,6 +8,12 @@
 
 #include "skb.bpf.h"
 
+/* What a packet is on the wire: frames, and bytes in all. */
+struct on_wire {
+  __u32 frames;
+  __u64 bytes;
+};
+
 /* By the number of a seg_top bit. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -30,12 +36,12 @@ struct {
   __type(value, struct vtap_pair_counters);
 } pair_counts SEC(".maps");
 
-/* By monitor: ifindex of its port; 0: down. */
+/* By monitor. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, VTAP_MAX_MONITORS);
   __type(key, __u32);
-  __type(value, __u32);
+  __type(value, struct vtap_monitor_link);
 } monitor_links SEC(".maps");
 
 struct {
@@ -111,16 +117,31 @@ static long step(__u32 number __attribute__((unused)), struct walker* walker) {
   return 0;
 }
 
-static __always_inline void clone_to(vtap_ctx* ctx, __u32 monitor, __u64 frames) {
-  __u32* link = bpf_map_lookup_elem(&monitor_links, &monitor);
-  long error = link && *link ? bpf_clone_redirect(ctx, *link, 0) : 0;
-  if (link && *link && !error) return;
+/* Whether the device itself has counted, as dropped, what bpf_clone_redirect() says was refused.
+ * Without a queue the verdict is the driver's (positive), or that the device is down. */
+static __always_inline bool counted_by(const struct vtap_monitor_link* link, long error) {
+  enum { ENETDOWN = 100 };
+  return !link->has_queue && (error > 0 || error == -ENETDOWN);
+}
+
+static __always_inline void clone_to(vtap_ctx* ctx, __u32 monitor, struct on_wire wire) {
+  struct vtap_monitor_link* link = bpf_map_lookup_elem(&monitor_links, &monitor);
+  bool up = link && link->ifindex;
+  bool sent = false;
+  if (up && wire.frames <= VTAP_MAX_CUT) {
+    long error = bpf_clone_redirect(ctx, link->ifindex, 0);
+    sent = !error || counted_by(link, error);
+  }
+  if (sent) return;
   struct vtap_clone_counters* count = bpf_map_lookup_elem(&clone_counts, &monitor);
   if (!count) return;
-  if (error)
-    count->failed += frames;
-  else
-    count->down += frames;
+  if (up) {
+    count->failed_frames += wire.frames;
+    count->failed_bytes += wire.bytes;
+  } else {
+    count->down_frames += wire.frames;
+    count->down_bytes += wire.bytes;
+  }
 }
 
 /* Counts what the policies of the packet send, and returns the set of monitors that get it. */
@@ -152,13 +173,13 @@ __noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
 }
 
 /* The clones bear the mark; the original only meanwhile. Programs of other ports may run within. */
-static __always_inline void clone_to_monitors(vtap_ctx* ctx, __u64 monitors, __u64 frames) {
+static __always_inline void clone_to_monitors(vtap_ctx* ctx, __u64 monitors, struct on_wire wire) {
   __u32 mark = ctx->mark;
   __u32 i;
 
   ctx->mark = VTAP_MARK << VTAP_MARK_SHIFT;
   for (i = 0; i < VTAP_MAX_MONITORS && monitors; i++) {
-    clone_to(ctx, lowest_bit(monitors), frames);
+    clone_to(ctx, lowest_bit(monitors), wire);
     monitors &= monitors - 1;
   }
   ctx->mark = mark;

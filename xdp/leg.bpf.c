@@ -31,19 +31,22 @@ struct {
 SEC("socket")
 int vtap_leg(struct __sk_buff* skb) {
   if (skb->mark >> VTAP_MARK_SHIFT != VTAP_MARK) return 0; /* not from a tap */
-  __u32 number = skb->mark & ((1 << VTAP_MARK_SHIFT) - 1);
+  __u32 number = skb->mark & (VTAP_MAX_PORTS - 1);
   struct vtap_leg_port* port = bpf_map_lookup_elem(&leg_ports, &number);
   struct vtap_cpu* cpu = this_cpu();
   if (!port || !cpu) return 0; /* cannot be */
   struct vtap_port_counters* count = &cpu->port[number & (VTAP_MAX_PORTS - 1)];
   __u32 length = wire_length(skb);
   count->leg_seen++;
-  if (!port->match_all) {
-    if (!read_key(skb, cpu, length, count)) return 0;
-    if (!vtap_wanted(&cpu->key, port->tap_class)) return 0;
+  bool wanted = port->match_all ||
+                (read_key(skb, cpu, length, count) && vtap_wanted(&cpu->key, port->tap_class));
+  if (wanted) {
+    count->matched++;
+    tee(skb, cpu, length, number, count);
+  } else if (skb->mark & VTAP_MARK_CLONED) {
+    count->matched++;
+    count->copied++;
   }
-  count->matched++;
-  tee(skb, cpu, length, number, count);
   return 0;
 }
 

@@ -60,6 +60,15 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
 enum { TCP_CSUM_AT = 16, TCP_OFFSET_AT = 12, UDP_HLEN = 8, USUAL_HEADERS = 66 };
 enum { PROTO_IPIP = 4, PROTO_UDP = 17, PROTO_IPV6 = 41, PROTO_GRE = 47, PROTO_SCTP = 132 };
 
+/* Whether the kernel cuts this super-packet into IP fragments. Only UDP of virtual machines. */
+static __always_inline bool is_fragmented(struct sk_buff___vtap* skb) {
+  enum { GSO_UDP = 1 << 16 }; /* SKB_GSO_UDP, linux/skbuff.h */
+  if (!bpf_rdonly_cast) return false;
+  struct skb_shared_info___vtap* info =
+      bpf_rdonly_cast(skb->head + skb->end, bpf_core_type_id_kernel(struct skb_shared_info___vtap));
+  return info->gso_type & GSO_UDP;
+}
+
 /* Bytes of a super-packet that each of its segments has, without a tag beside the packet; from the
  * kernel's view of it. Its checksum is unfinished, as its sender cannot know those of the segments;
  * so csum_start is where the L4 header begins. */
@@ -67,7 +76,7 @@ static __always_inline __u32 known_headers(vtap_ctx* ctx) {
   struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
   __u32 l4 = csum_start(skb);
   __u8 offset;
-  if (skb->csum_offset != TCP_CSUM_AT) return l4 + UDP_HLEN;
+  if (skb->csum_offset != TCP_CSUM_AT) return is_fragmented(skb) ? l4 : l4 + UDP_HLEN;
   if (bpf_skb_load_bytes(ctx, l4 + TCP_OFFSET_AT, &offset, sizeof(offset))) return USUAL_HEADERS;
   return l4 + (offset >> 4) * 4;
 }
@@ -92,12 +101,6 @@ static __always_inline __u32 segment_headers(vtap_ctx* ctx, struct vtap_cpu* cpu
   return read_key(ctx, cpu, length, count) ? parsed_headers(ctx, cpu) : USUAL_HEADERS;
 }
 
-/* What a packet is on the wire: frames, and bytes in all. */
-struct on_wire {
-  __u32 frames;
-  __u64 bytes;
-};
-
 /* What a virtual machine sends has no number of segments yet: the kernel does not believe the
  * guest, and counts when it cuts (qdisc_pkt_len_init()). */
 static __always_inline struct on_wire on_wire(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
@@ -118,16 +121,10 @@ static __always_inline struct on_wire on_wire(vtap_ctx* ctx, struct vtap_cpu* cp
   return wire;
 }
 
-/* Whether the kernel cuts this super-packet into IP fragments, so that ports and more differ from
- * frame to frame. Only UDP of virtual machines; where it cannot be told, all UDP may be so. */
+/* The same where it may not be known. Ports and more then differ from frame to frame. */
 static __always_inline bool may_be_fragmented(vtap_ctx* ctx, struct vtap_cpu* cpu) {
-  enum { GSO_UDP = 1 << 16 }; /* SKB_GSO_UDP, linux/skbuff.h */
   if (cpu->key.proto != PROTO_UDP) return false;
-  if (!bpf_cast_to_kern_ctx || !bpf_rdonly_cast) return true;
-  struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
-  struct skb_shared_info___vtap* info =
-      bpf_rdonly_cast(skb->head + skb->end, bpf_core_type_id_kernel(struct skb_shared_info___vtap));
-  return info->gso_type & GSO_UDP;
+  return !bpf_cast_to_kern_ctx || is_fragmented(bpf_cast_to_kern_ctx(ctx));
 }
 
 /* Who takes the frame, or may take one that it is cut into: VTAP_FOR_* together. */
@@ -149,15 +146,19 @@ static __always_inline int takers(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 len
   return who;
 }
 
-/* Whether only the kernel can finish this packet: an SCTP checksum, and, where the kernel does not
- * show the packet's state, whatever may have an unfinished one that is not where it usually is. */
+/* Whether only the kernel can finish this packet: it is to be cut, or its checksum is SCTP's. */
+static __always_inline bool is_unfinished(vtap_ctx* ctx) {
+  if (ctx->gso_size) return true;
+  if (!bpf_cast_to_kern_ctx) return false;
+  struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
+  return bpf_core_field_exists(skb->csum_not_inet) && BPF_CORE_READ_BITFIELD(skb, csum_not_inet) &&
+         BPF_CORE_READ_BITFIELD(skb, ip_summed) == CHECKSUM_PARTIAL;
+}
+
+/* Where the kernel does not show the packet's state: whether it may have an unfinished checksum
+ * that is not where it usually is. What a device has verified has none. */
 static __always_inline bool is_unclear(vtap_ctx* ctx, struct vtap_cpu* cpu) {
-  if (bpf_cast_to_kern_ctx) {
-    struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
-    return bpf_core_field_exists(skb->csum_not_inet) &&
-           BPF_CORE_READ_BITFIELD(skb, csum_not_inet) &&
-           BPF_CORE_READ_BITFIELD(skb, ip_summed) == CHECKSUM_PARTIAL;
-  }
+  if (bpf_cast_to_kern_ctx || bpf_csum_level(ctx, BPF_CSUM_LEVEL_QUERY) >= 0) return false;
   switch (cpu->key.proto) {
     case PROTO_IPIP:
     case PROTO_UDP: /* VXLAN, GENEVE, ... at any port */
@@ -170,37 +171,41 @@ static __always_inline bool is_unclear(vtap_ctx* ctx, struct vtap_cpu* cpu) {
   }
 }
 
-/* The clone is marked, not the original: that one only bears the mark meanwhile. */
-static __always_inline void clone_to_leg(vtap_ctx* ctx, __u32 frames,
+/* The clone is marked, not the original: that one only bears the mark meanwhile. The leg's program
+ * has run for each frame when this returns, and counted as matched what is; what did not come out
+ * may have been. */
+static __always_inline void clone_to_leg(vtap_ctx* ctx, __u32 frames, bool cloned,
                                          struct vtap_port_counters* count) {
   __u32 mark = ctx->mark;
-  count->to_leg += frames;
-  ctx->mark = VTAP_MARK << VTAP_MARK_SHIFT | config.port;
-  bpf_clone_redirect(ctx, config.leg_ifindex,
-                     0); /* what gets lost there, leg_seen does not count */
+  __u64 before = count->leg_seen;
+  ctx->mark = VTAP_MARK << VTAP_MARK_SHIFT | config.port | (cloned ? VTAP_MARK_CLONED : 0);
+  bpf_clone_redirect(ctx, config.leg_ifindex, 0);
   ctx->mark = mark;
+  __u64 seen = count->leg_seen - before;
+  if (seen >= frames) return;
+  count->matched += frames - seen;
+  count->leg_lost += frames - seen;
 }
 
-/* A copy for the broker. What goes by the leg is counted as matched there, where it is exact. */
+/* A copy for the broker. What goes by the leg is counted as matched there, where it is exact; a
+ * broker that hangs does not cost the cutting. */
 static __always_inline void copy(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length, __u32 frames,
-                                 bool by_leg, struct vtap_port_counters* count) {
-  by_leg &= config.leg_ifindex != 0;
-  if (!by_leg) {
-    count->matched += frames;
-    if (ctx->gso_size) {
-      count->super_packet += frames;
-      return;
-    }
-    if (!fits(length, count)) return;
+                                 bool by_leg, bool cloned, struct vtap_port_counters* count) {
+  bool cannot = by_leg ? frames > VTAP_MAX_CUT : is_unfinished(ctx);
+  if (!by_leg || cannot) count->matched += frames;
+  if (cannot) {
+    count->super_packet += frames;
+    return;
   }
-  if (has_room(cpu, frames, count)) {
-    if (by_leg)
-      clone_to_leg(ctx, frames, count);
-    else
-      fill(ctx, cpu, length, config.port, count);
-  } else if (by_leg) {
-    count->matched += frames; /* a broker that hangs does not cost the cutting */
+  if (!by_leg && !fits(length, count)) return;
+  if (!has_room(cpu, frames, count)) {
+    if (by_leg) count->matched += frames;
+    return;
   }
+  if (by_leg)
+    clone_to_leg(ctx, frames, cloned, count);
+  else
+    fill(ctx, cpu, length, config.port, count);
 }
 
 static __always_inline int original(struct vtap_port_counters* count, bool matched, __u32 frames) {
@@ -236,16 +241,17 @@ int vtap_tap_tc(struct __sk_buff* skb) {
   if (!who) return original(count, false, frames);
   /* All that is read of `cpu` is read before the first clone: programs that meet one use it, too.
    */
-  bool by_leg = config.capture == VTAP_CAPTURE_CLONE || skb->gso_size || is_unclear(skb, cpu);
+  bool by_leg = config.leg_ifindex && (config.capture == VTAP_CAPTURE_CLONE || is_unfinished(skb) ||
+                                       is_unclear(skb, cpu));
   __u64 monitors = 0;
   if (who & VTAP_FOR_CLONE) monitors = monitors_of(cpu, frames, wire.bytes);
   if (who & VTAP_FOR_BROKER) {
-    copy(skb, cpu, length, frames, by_leg, count);
+    copy(skb, cpu, length, frames, by_leg, monitors != 0, count);
   } else {
     count->matched += frames;
     count->copied += frames;
   }
-  if (monitors) clone_to_monitors(skb, monitors, frames);
+  if (monitors) clone_to_monitors(skb, monitors, wire);
   return original(count, true, frames);
 }
 

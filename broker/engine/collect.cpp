@@ -64,16 +64,14 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
   out.state = carries_[index] ? "up" : "down";
   out.rx_frames = seen.rx_frames;
   out.rx_bytes = seen.rx_bytes;
-  // What did not come out of the leg has not been looked at; it may have matched.
-  const std::uint64_t lost_at_leg = minus(seen.to_leg, seen.leg_seen);
-  out.matched_frames = seen.matched + lost_at_leg;
+  out.matched_frames = seen.matched;
   out.consumed_frames = seen.consumed;
   out.copied_frames = minus(seen.copied, lost_on_the_way + originals.stale);
   out.missed = {{"no_free_frame", seen.no_free_frame + failed.no_free_frame},
                 {"ring_full", seen.ring_full + failed.rx_ring_full},
                 {"too_long", seen.too_long + failed.xsk_too_long},
                 {"super_packet", seen.super_packet},
-                {"leg", lost_at_leg},
+                {"leg", seen.leg_lost},
                 {"copy_failed", seen.copy_failed},
                 {"no_socket", seen.no_socket + failed.no_socket},
                 {"stale", seen.stale_worker + originals.stale}};
@@ -172,12 +170,13 @@ void Engine::add_clones(stats::Monitor& out, std::uint32_t monitor) const {
     out.tx_bytes += pair.sent_bytes;
   }
   const std::uint64_t device = monitors_[monitor]->device_drops();
-  out.tx_frames = minus(out.tx_frames, clones.down + clones.failed + device);
+  out.tx_frames = minus(out.tx_frames, clones.down_frames + clones.failed_frames + device);
+  out.tx_bytes = minus(out.tx_bytes, clones.down_bytes + clones.failed_bytes);
   out.dropped = {{"ring_full", 0},
                  {"queue_full", 0},
-                 {"down", clones.down},
+                 {"down", clones.down_frames},
                  {"device", device},
-                 {"clone_failed", clones.failed}};
+                 {"clone_failed", clones.failed_frames}};
 }
 
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {

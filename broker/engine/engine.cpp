@@ -74,7 +74,6 @@ Engine::~Engine() { stop(); }
 Result<void> Engine::open() {
   if (auto done = open_leg(); !done) return done;
   if (auto done = open_tap_ports(); !done) return done;
-  if (auto done = start_leg(); !done) return done;
   if (auto done = create_workers(); !done) return done;
   if (auto done = open_tap_sockets(); !done) return done;
   if (auto done = start_workers(); !done) return done;
@@ -82,12 +81,12 @@ Result<void> Engine::open() {
   return engage();
 }
 
-/// The device, which the taps' programs have to know. Without it super-packets are missed; only a
-/// tap that clones everything cannot do without.
+/// Before the taps' programs, which have to know the device. Without it super-packets are missed;
+/// only a tap that clones everything cannot do without.
 Result<void> Engine::open_leg() {
   const auto at_tc = [](const ResolvedTap& how) { return how.at_tc(); };
   if (std::ranges::none_of(resolved_.taps, at_tc)) return {};
-  auto leg = host::Leg::create();
+  auto leg = start_leg();
   if (leg) {
     leg_.emplace(std::move(*leg));
     return {};
@@ -102,13 +101,13 @@ Result<void> Engine::open_leg() {
   return {};
 }
 
-/// Its program, which has to know the ports.
-Result<void> Engine::start_leg() {
-  if (!leg_) return {};
+/// A device of ours with the program that looks at what it cuts, for the policies of the broker.
+Result<host::Leg> Engine::start_leg() const {
   std::vector<vtap_leg_port> ports;
-  for (const auto& port : taps_) {
-    const auto& classes = plan_.tables.taps[port->place().tap];
-    ports.push_back({.tap_class = classes.tap_class, .match_all = classes.match_all ? 1U : 0U});
+  for (std::size_t tap = 0; tap < resolved_.taps.size(); ++tap) {
+    const auto& classes = plan_.tables.taps[tap];
+    ports.insert(ports.end(), resolved_.taps[tap].links.size(),
+                 {.tap_class = classes.broker_class, .match_all = classes.match_all ? 1U : 0U});
   }
   vtap_port_config config{};
   config.frame_size = plan_.config.broker.frame_size;
@@ -117,7 +116,10 @@ Result<void> Engine::start_leg() {
   config.classes = plan_.tables.config;
   auto program = io::LegProgram::load(config, ports, memory_, classes_);
   if (!program) return program.error();
-  return leg_->start(program->fd());
+  auto leg = host::Leg::create();
+  if (!leg) return leg.error();
+  if (auto done = leg->start(program->fd()); !done) return done.error();
+  return leg;
 }
 
 Result<void> Engine::open_tap_ports() {

@@ -53,7 +53,7 @@ class Engine {
 
   Result<void> open();
   Result<void> open_leg();
-  Result<void> start_leg();
+  Result<host::Leg> start_leg() const;
   Result<void> open_tap_ports();
   Result<void> create_workers();
   Result<void> open_tap_sockets();

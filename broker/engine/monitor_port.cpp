@@ -34,8 +34,10 @@ Result<void> MonitorPort::bring_up(const host::Link& link) {
     if (auto done = claim(link); !done) return done;
   }
   if (!link.ready()) return {};
-  auto carries =
-      clones_ != nullptr ? clones_->set_monitor(target_, link.ifindex) : open_sockets(link);
+  auto carries = clones_ != nullptr
+                     ? clones_->set_monitor(target_, {.ifindex = static_cast<__u32>(link.ifindex),
+                                                      .has_queue = link.has_queue ? 1U : 0U})
+                     : open_sockets(link);
   up_ = carries.ok();
   return carries;
 }
@@ -69,8 +71,8 @@ Result<void> MonitorPort::claim(const host::Link& link) {
 Result<void> MonitorPort::open_sockets(const host::Link& link) {
   std::vector<std::unique_ptr<io::XskSocket>> opened;
   for (std::uint32_t queue = 0; queue < owners_.size(); ++queue) {
-    auto socket =
-        io::XskSocket::open({.port = link.name, .queue = queue, .tx_size = ring_size_}, umem_);
+    auto socket = io::XskSocket::open(
+        {.port = link.name, .queue = queue, .tx_size = ring_size_, .marks_copies = true}, umem_);
     if (!socket) return socket.error();
     spdlog::info("monitor port {} queue {}: tx {}", name_, queue,
                  (*socket)->zero_copy() ? "zero-copy" : "copy");
@@ -86,7 +88,7 @@ Result<void> MonitorPort::open_sockets(const host::Link& link) {
 void MonitorPort::take_down() {
   if (!std::exchange(up_, false)) return;
   if (clones_ != nullptr) {
-    if (auto done = clones_->set_monitor(target_, 0); !done)
+    if (auto done = clones_->set_monitor(target_, {}); !done)
       spdlog::warn("{}", done.error().message);
     return;
   }

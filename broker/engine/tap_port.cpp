@@ -150,10 +150,11 @@ Result<void> TapPort::attach(const Station& station) {
     auto attached = port_->attach_tc(station.direction, station.programs.stub_fd());
     if (!attached) return attached.error();
     for (const host::TcFilter& filter : attached->ahead) {
-      spdlog::warn(
-          "port {}: a {} filter at priority {} sees packets before the tap and may keep "
-          "them from it",
-          link().name, filter.kind, filter.priority);
+      const std::string who = filter.kind == "tcx" ? "the tcx program " + filter.program
+                                                   : "a " + filter.kind + " filter at priority " +
+                                                         std::to_string(filter.priority);
+      spdlog::warn("port {}: {} sees packets before the tap and may keep them from it", link().name,
+                   who);
     }
     return {};
   }

@@ -50,8 +50,8 @@ struct TcFilter {
   std::uint32_t handle = 0;
   std::uint16_t priority = 0;
   std::uint16_t protocol = 0;  ///< ETH_P_*, host order
-  std::string kind;
-  std::string program;  ///< name of the BPF program, if it is one
+  std::string kind;            ///< "bpf", "u32", ...; or "tcx", which has no priority
+  std::string program;         ///< name of the BPF program, if it is one
   bool ours = false;
 };
 /// Filters of a direction in the order in which they see a packet. None without a qdisc.

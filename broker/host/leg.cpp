@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
 
 #include "host/link.hpp"
 #include "host/netlink.hpp"
@@ -35,22 +36,36 @@ Result<void> remove_queue(int ifindex) {
   return failure("cannot take the queue away from " + device_name(ifindex), outcome);
 }
 
-/// Up, with nothing of its own to say (no ARP, no IPv6 address).
-Result<void> set_up(int ifindex) {
+Outcome set_link(ifinfomsg body, const std::function<void(Request&)>& add) {
   Result<Netlink> socket = Netlink::open();
-  if (!socket) return socket.error();
+  if (!socket) return {EIO, socket.error().message};
+  Request request(RTM_NEWLINK, 0, body);
+  add(request);
+  return socket->execute(std::move(request));
+}
+
+/// While it is down: it gets its address when it goes up. A host without IPv6 has nothing to set.
+Result<void> no_ipv6_address(int ifindex) {
+  ifinfomsg body{};
+  body.ifi_index = ifindex;
+  const Outcome outcome = set_link(body, [](Request& request) {
+    const std::size_t families = request.nest(IFLA_AF_SPEC);
+    const std::size_t ipv6 = request.nest(AF_INET6);
+    request.value(IFLA_INET6_ADDR_GEN_MODE, static_cast<std::uint8_t>(IN6_ADDR_GEN_MODE_NONE));
+    request.end(ipv6);
+    request.end(families);
+  });
+  if (outcome.ok() || outcome.error == EAFNOSUPPORT) return {};
+  return failure("cannot keep " + device_name(ifindex) + " without an IPv6 address", outcome);
+}
+
+Result<void> set_up(int ifindex) {
   ifinfomsg body{};
   body.ifi_index = ifindex;
   body.ifi_flags = IFF_UP | IFF_NOARP;
   body.ifi_change = IFF_UP | IFF_NOARP;
-  Request request(RTM_NEWLINK, 0, body);
-  request.value(IFLA_MTU, largest_mtu);
-  const std::size_t families = request.nest(IFLA_AF_SPEC);
-  const std::size_t ipv6 = request.nest(AF_INET6);
-  request.value(IFLA_INET6_ADDR_GEN_MODE, static_cast<std::uint8_t>(IN6_ADDR_GEN_MODE_NONE));
-  request.end(ipv6);
-  request.end(families);
-  const Outcome outcome = socket->execute(std::move(request));
+  const Outcome outcome =
+      set_link(body, [](Request& request) { request.value(IFLA_MTU, largest_mtu); });
   if (outcome.ok()) return {};
   return failure("cannot bring " + device_name(ifindex) + " up", outcome);
 }
@@ -80,6 +95,7 @@ Result<void> Leg::start(int filter_fd) {
     return failure("cannot give " + name_ + " its filter", errno);
   }
   if (Result<void> done = remove_queue(ifindex_); !done) return done;
+  if (Result<void> done = no_ipv6_address(ifindex_); !done) return done;
   return set_up(ifindex_);
 }
 

@@ -93,6 +93,8 @@ Link basic_link(const LinkMessage& message) {
   link.far_end_here = is_pair(link.kind) && !attributes.has(IFLA_LINK_NETNSID);
   link.rx_queues = attributes.value<std::uint32_t>(IFLA_NUM_RX_QUEUES, 1);
   link.tx_queues = attributes.value<std::uint32_t>(IFLA_NUM_TX_QUEUES, 1);
+  const std::string qdisc = attributes.text(IFLA_QDISC);
+  link.has_queue = !qdisc.empty() && qdisc != "noqueue";
   link.master = attributes.value<int>(IFLA_MASTER);
   link.counters = counters_of(attributes);
   set_xdp(link, attributes.nested(IFLA_XDP));

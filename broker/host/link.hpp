@@ -57,6 +57,7 @@ struct Link {
   /// Queues in use (ETHTOOL_GCHANNELS); where the driver cannot tell, those the device has.
   std::uint32_t rx_queues = 1;
   std::uint32_t tx_queues = 1;
+  bool has_queue = false;     ///< it has a queueing discipline, which may refuse a frame
   int master = 0;             ///< ifindex of the bridge, bond, ... that owns it; 0: none
   bool far_end_here = false;  ///< one of a pair (veth) whose other end is in this namespace
   bool has_uppers = false;    ///< a VLAN, macvlan, ... of this namespace sits on it

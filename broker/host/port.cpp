@@ -330,13 +330,12 @@ Result<XdpMode> Port::attach_xdp(int prog_fd, bool allow_generic) {
 
 Result<TcAttachment> Port::attach_tc(Direction direction, int prog_fd) {
   if (tcx_) {
-    const Result<bool> replaced = attach_tcx(link_.ifindex, direction, prog_fd);
-    if (!replaced) return replaced.error();
+    Result<TcAttachment> attachment = attach_tcx(link_.ifindex, direction, prog_fd);
+    if (!attachment) return attachment;
     // A filter of ours may be left of a broker from before the kernel had this.
     const Result<bool> filter = host::detach_tc(link_.ifindex, direction);
     if (!filter) return filter.error();
-    TcAttachment attachment;
-    attachment.replaced = replaced.value() || filter.value();
+    attachment->replaced |= filter.value();
     return attachment;
   }
   const Result<TcQdisc> qdisc = tc_qdisc(link_.ifindex);

@@ -6,8 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
+#include <functional>
 #include <vector>
 
 #include "host/bpf_program.hpp"
@@ -62,8 +62,8 @@ Error tcx_failure(const char* what, int ifindex, int error) {
                  error);
 }
 
-/// Our programs there, first to last.
-Result<std::vector<Program>> ours(int ifindex, Direction direction) {
+/// The programs there, first to last.
+Result<std::vector<Program>> attached(int ifindex, Direction direction) {
   std::vector<Program> found;
   if (!has_tcx()) return found;
   std::vector<std::uint32_t> ids(64);
@@ -81,9 +81,16 @@ Result<std::vector<Program>> ours(int ifindex, Direction direction) {
   for (const std::uint32_t id : ids) {
     Result<std::optional<Program>> program = program_of_id(id);
     if (!program) return program.error();
-    if (program.value() && has_our_name(program.value()->name))
-      found.push_back(std::move(*program.value()));
+    if (program.value()) found.push_back(std::move(*program.value()));
   }
+  return found;
+}
+
+bool is_ours(const Program& program) { return has_our_name(program.name); }
+
+Result<std::vector<Program>> ours(int ifindex, Direction direction) {
+  Result<std::vector<Program>> found = attached(ifindex, direction);
+  if (found) std::erase_if(*found, std::not_fn(is_ours));
   return found;
 }
 
@@ -107,22 +114,32 @@ bool has_tcx() {
   return answer;
 }
 
-Result<bool> attach_tcx(int ifindex, Direction direction, int prog_fd) {
+Result<TcAttachment> attach_tcx(int ifindex, Direction direction, int prog_fd) {
   const Result<std::vector<Program>> before = ours(ifindex, direction);
   if (!before) return before.error();
-  const bool replace = !before.value().empty();
+  TcAttachment attachment;
+  attachment.replaced = !before.value().empty();
   AttachRequest request{.ifindex = static_cast<std::uint32_t>(ifindex),
                         .program_fd = static_cast<std::uint32_t>(prog_fd),
                         .type = type_of(direction),
-                        .flags = replace ? flag_replace : flag_before};
-  if (replace) request.replaced_fd = static_cast<std::uint32_t>(before.value().front().fd.get());
+                        .flags = attachment.replaced ? flag_replace : flag_before};
+  if (attachment.replaced)
+    request.replaced_fd = static_cast<std::uint32_t>(before.value().front().fd.get());
   if (const int error = call(BPF_PROG_ATTACH, request); error != 0)
     return tcx_failure("attach", ifindex, error);
   for (std::size_t i = 1; i < before.value().size(); ++i) {
     if (Result<void> done = detach(ifindex, direction, before.value()[i]); !done)
       return done.error();
   }
-  return replace;
+  const Result<std::vector<Program>> now = attached(ifindex, direction);
+  if (!now) return now.error();
+  for (const Program& program : now.value()) {
+    if (is_ours(program)) break;
+    TcFilter& other = attachment.ahead.emplace_back();
+    other.kind = "tcx";
+    other.program = program.name;
+  }
+  return attachment;
 }
 
 Result<bool> detach_tcx(int ifindex, Direction direction) {

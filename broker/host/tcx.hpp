@@ -12,8 +12,8 @@ namespace vtap::host {
 /// Whether this kernel has them; by asking it.
 bool has_tcx();
 
-/// Attaches ahead of everybody else, or in place of ours. True: ours was replaced, without a gap.
-Result<bool> attach_tcx(int ifindex, Direction direction, int prog_fd);
+/// Attaches ahead of everybody else, or in place of ours: others may have come before it since.
+Result<TcAttachment> attach_tcx(int ifindex, Direction direction, int prog_fd);
 
 /// Removes ours, never somebody else's. True: there was one. Without tcx there is none.
 Result<bool> detach_tcx(int ifindex, Direction direction);

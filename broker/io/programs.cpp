@@ -229,7 +229,7 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
        {create(array, "placed", sizeof(vtap_placed), bits),
         create(per_cpu, "placed_counts", sizeof(vtap_placed_counters), policies.size()),
         create(per_cpu, "pair_counts", sizeof(vtap_pair_counters), pairs),
-        create(array, "monitor_links", sizeof(std::uint32_t), monitors),
+        create(array, "monitor_links", sizeof(vtap_monitor_link), monitors),
         create(per_cpu, "clone_counts", sizeof(vtap_clone_counters), monitors)}) {
     if (!done) return done.error();
   }
@@ -247,8 +247,8 @@ int CloneMaps::fd(std::string_view name) const noexcept {
   return found == maps_.end() ? -1 : found->second.get();
 }
 
-Result<void> CloneMaps::set_monitor(std::uint32_t monitor, int ifindex) {
-  if (bpf_map_update_elem(fd("monitor_links"), &monitor, &ifindex, BPF_ANY) == 0) return {};
+Result<void> CloneMaps::set_monitor(std::uint32_t monitor, vtap_monitor_link link) {
+  if (bpf_map_update_elem(fd("monitor_links"), &monitor, &link, BPF_ANY) == 0) return {};
   return bpf_error("telling the tap programs about a monitor port", -errno);
 }
 

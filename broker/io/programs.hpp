@@ -36,7 +36,7 @@ class CloneMaps {
   static Result<CloneMaps> load(const config::Config& config, const plan::Tables& tables);
 
   /// Where the copies for a monitor go from now on; 0: nowhere, they count as `down`.
-  Result<void> set_monitor(std::uint32_t monitor, int ifindex);
+  Result<void> set_monitor(std::uint32_t monitor, vtap_monitor_link link);
 
   /// Since the start, over all CPUs. `place`: of the monitor in the policy's list.
   [[nodiscard]] vtap_placed_counters policy(std::uint32_t policy) const;

@@ -64,10 +64,13 @@ Result<std::unique_ptr<XskSocket>> XskSocket::open_once(const XskSpec& spec,
   if (error != 0) return bpf_error("opening an AF_XDP socket on " + name, error);
   opened->zero_copy_ = granted_zero_copy(opened->fd());
   setsockopt(opened->fd(), SOL_XDP, kXdpMaxTxSkbBudget, &kTxBudget, sizeof(kTxBudget));
-  // In copy mode what is sent becomes an skb with this mark, by which taps know a copy.
+  // In copy mode what is sent becomes an skb with this mark.
   constexpr std::uint32_t kMark = VTAP_MARK << VTAP_MARK_SHIFT;
-  if (setsockopt(opened->fd(), SOL_SOCKET, SO_MARK, &kMark, sizeof(kMark)) != 0)
-    return bpf_error("marking what is sent on " + name, -errno);
+  if (spec.marks_copies &&
+      setsockopt(opened->fd(), SOL_SOCKET, SO_MARK, &kMark, sizeof(kMark)) != 0) {
+    error = -errno;
+    return bpf_error("marking what is sent on " + name, error);
+  }
   return opened;
 }
 

@@ -18,6 +18,7 @@ struct XskSpec {
   std::uint32_t queue = 0;
   std::uint32_t rx_size = 0;
   std::uint32_t tx_size = 0;
+  bool marks_copies = false;  ///< what it sends are copies, which taps are to know by their mark
 };
 
 /// One AF_XDP socket on one queue, with its own registration of the UMEM, so that zero-copy and

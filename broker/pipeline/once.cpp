@@ -83,7 +83,7 @@ bool Once::is_fresh(std::uint64_t hash, std::uint8_t port, std::uint64_t now) no
   const auto age = [&](std::uint64_t word) -> std::uint64_t {
     if (word == 0) return kTimeMask;
     const std::uint64_t passed = (time - (word & kTimeMask)) & kTimeMask;
-    return passed > kTimeMask / 2 ? 0 : passed;  // another worker's clock may be ahead
+    return passed > kTimeMask - 4 * kWindow ? 0 : passed;  // another worker's time may be ahead
   };
   while (true) {
     std::size_t oldest = 0;

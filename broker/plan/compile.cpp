@@ -368,6 +368,7 @@ class Compiler {
   void compile_tap(std::uint32_t tap) {
     Tables::TapClass& result = tables_.taps[tap];
     Vector rules(stride_);
+    Vector for_broker(stride_);
     result.match_none = true;
     for (std::size_t i = 0; i < layout_.rules.size(); ++i) {
       const Layout::Rule& rule = layout_.rules[i];
@@ -378,10 +379,12 @@ class Compiler {
         result.clones = true;
         continue;
       }
+      set(for_broker, bit_at(i, 0));
       result.match_none = false;
       if (!constrained_[i] && !rule.except && policy.except.empty()) result.match_all = true;
     }
     result.tap_class = pool_.add(rules);
+    result.broker_class = pool_.add(for_broker);
   }
 
   const config::Config& config_;

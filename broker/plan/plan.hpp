@@ -39,10 +39,11 @@ struct Tables {
 
   /// Per tap of the config.
   struct TapClass {
-    std::uint32_t tap_class = 0;  ///< vector of the rules that apply there
-    bool match_all = false;       ///< a policy of the broker takes every frame of this tap
-    bool match_none = false;      ///< no policy of the broker has this tap
-    bool clones = false;          ///< a policy of the kernel has this tap
+    std::uint32_t tap_class = 0;     ///< vector of the rules that apply there
+    std::uint32_t broker_class = 0;  ///< those of them that are of policies of the broker
+    bool match_all = false;          ///< a policy of the broker takes every frame of this tap
+    bool match_none = false;         ///< no policy of the broker has this tap
+    bool clones = false;             ///< a policy of the kernel has this tap
   };
   std::vector<TapClass> taps;
 

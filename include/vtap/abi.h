@@ -15,6 +15,10 @@ enum {
   VTAP_CACHE_LINE = 64,
   VTAP_MAX_FRAME_SIZE = 4096, /* bytes of a UMEM frame at most: AF_XDP's limit is a page */
   VTAP_MAX_MONITORS = 64,     /* monitors of one broker: a set of them is one 64-bit word */
+  /* Frames of one super-packet. A stack's have at most 1365 (64 KB of net.ipv4.tcp_min_snd_mss),
+   * ordinary ones 45; a virtual machine may ask for 64k, which the sender's CPU would have to make.
+   */
+  VTAP_MAX_CUT = 1024,
 };
 
 /* ---------------------------------------------------------------- frame key: what a match reads */
@@ -210,14 +214,15 @@ struct vtap_port_counters {
   __u64 no_free_frame; /* tee: copies missed because the broker gave no frame */
   __u64 ring_full;
   __u64 too_long;     /* the frame does not fit a UMEM frame */
-  __u64 super_packet; /* cannot be cut: there is no leg */
+  __u64 super_packet; /* only the kernel can cut or complete it, and there is no leg; or into more
+                       * than VTAP_MAX_CUT */
   __u64 load_failed;  /* headers could not be read, so nothing matched; should stay zero */
   __u64 no_output;    /* inline: no device behind the output slot; the original is lost */
   __u64 no_socket;    /* redirect: matched, but no socket was there; plain path, no copy */
   __u64 stale_worker; /* redirect: matched, but its worker hangs; plain path, no copy */
   __u64 copy_failed;  /* tee: packet not readable, or no such frame; should stay zero */
-  __u64 to_leg;       /* frames that the packets cloned to the leg should make there */
-  __u64 leg_seen;     /* frames that came out */
+  __u64 leg_seen;     /* frames that came out of the leg */
+  __u64 leg_lost;     /* frames that did not, of packets that were cloned to it */
   __u64 own_copies;   /* copies that came back: not looked at, passed on */
 };
 
@@ -287,12 +292,13 @@ struct vtap_redirect_errors {
  *
  * The mark of every packet that is a copy: what the kernel clones, and what the broker sends by an
  * AF_XDP socket in copy mode: VTAP_MARK << VTAP_MARK_SHIFT, and below it, for the leg, the tap
- * port. It stays on the packet within its network namespace; a tap that finds it passes the packet
- * on and copies nothing.
+ * port and whether the kernel serves the packet, too. It stays on the packet within its network
+ * namespace; a tap that finds it passes the packet on and copies nothing.
  */
 enum {
   VTAP_MARK = 0x767461, /* "vta" */
   VTAP_MARK_SHIFT = 8,
+  VTAP_MARK_CLONED = 1 << 7,
 };
 
 /* What the leg's program has to know of a tap port. */
@@ -324,10 +330,18 @@ struct vtap_pair_counters {
   __u64 already_sent;
 };
 
-/* Per CPU and monitor. */
+/* Per monitor: its port. */
+struct vtap_monitor_link {
+  __u32 ifindex;   /* 0: down */
+  __u32 has_queue; /* it has a queueing discipline; else what is refused the device itself counts */
+};
+
+/* Per CPU and monitor: frames and bytes that were not sent, though its policies counted them. */
 struct vtap_clone_counters {
-  __u64 down;   /* no device was there */
-  __u64 failed; /* the device, or what is in front of it, refused */
+  __u64 down_frames; /* no device was there */
+  __u64 down_bytes;
+  __u64 failed_frames; /* not taken, and the device has not counted it */
+  __u64 failed_bytes;
 };
 
 /* ---------------------------------------------------------------- program constants */

@@ -184,7 +184,7 @@ config::Config one_policy(std::vector<config::Match> match) {
 
 std::uint64_t missed(const vtap_port_counters& count) {
   return count.no_free_frame + count.ring_full + count.too_long + count.super_packet +
-         count.no_socket + count.stale_worker + count.copy_failed;
+         count.leg_lost + count.no_socket + count.stale_worker + count.copy_failed;
 }
 
 std::uint64_t decided(const vtap_port_counters& count) {

@@ -735,7 +735,10 @@ TEST_F(Host, TcxOfOthersStays) {
   // By the library of Debian 12, which knows no tcx, but passes the number on.
   constexpr auto tcx_ingress = static_cast<bpf_attach_type>(46);
   ASSERT_EQ(::bpf_prog_attach(theirs.get(), ifindex, tcx_ingress, 0), 0);
-  ASSERT_FALSE(attach_tcx(ifindex, Direction::ingress, tc_program().get()).value());
+  const Result<TcAttachment> made = attach_tcx(ifindex, Direction::ingress, tc_program().get());
+  ASSERT_TRUE(succeeded(made));
+  EXPECT_FALSE(made.value().replaced);
+  EXPECT_TRUE(made.value().ahead.empty());
   std::array<std::uint32_t, 4> ids{};
   std::uint32_t count = ids.size();
   ASSERT_EQ(::bpf_prog_query(ifindex, tcx_ingress, 0, nullptr, ids.data(), &count), 0);
@@ -746,6 +749,22 @@ TEST_F(Host, TcxOfOthersStays) {
   ASSERT_EQ(::bpf_prog_query(ifindex, tcx_ingress, 0, nullptr, ids.data(), &count), 0);
   ASSERT_EQ(count, 1U);
   EXPECT_EQ(ids[0], id_of(theirs));
+}
+
+TEST_F(Host, TcxOfOthersThatCameBeforeOursIsTold) {
+  if (!has_tcx()) GTEST_SKIP() << "SKIPPED: this kernel has no tcx (6.6)";
+  const int ifindex = link("p0").ifindex;
+  ASSERT_TRUE(succeeded(attach_tcx(ifindex, Direction::egress, tc_program().get())));
+  constexpr auto tcx_egress = static_cast<bpf_attach_type>(47);
+  constexpr unsigned int before = 1U << 3;  // BPF_F_BEFORE
+  ASSERT_EQ(::bpf_prog_attach(tc_program("theirs").get(), ifindex, tcx_egress, before), 0);
+  const Result<TcAttachment> again =
+      attach_tcx(ifindex, Direction::egress, tc_program("vtap_two").get());
+  ASSERT_TRUE(succeeded(again));
+  EXPECT_TRUE(again.value().replaced);
+  ASSERT_EQ(again.value().ahead.size(), 1U);
+  EXPECT_EQ(again.value().ahead.front().program, "theirs");
+  EXPECT_TRUE(detach_tcx(ifindex, Direction::egress).value());
 }
 
 TEST_F(Host, DetachFindsARenamedDeviceAndIgnoresANewOne) {

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import struct
+from collections.abc import Iterator
 
 LEFT_MAC = bytes.fromhex("020000000001")
 RIGHT_MAC = bytes.fromhex("020000000002")
@@ -123,13 +125,18 @@ def ip_frame(proto: str | int = "udp", data: bytes = b"payload of this frame", *
 
 class SuperPacket:
     """One packet that its sender leaves to be cut, as a stack or a virtual machine does: with a
-    virtio_net_hdr in front and an unfinished checksum; and the frames that have to come of it."""
+    virtio_net_hdr in front and an unfinished checksum; and the frames that have to come of it.
+
+    `fragmented`: UDP over IPv4 that becomes IP fragments (UFO), each with `size` bytes of the
+    datagram, a multiple of 8.
+    """
 
     _NEEDS_CSUM = 1
+    _UFO = 3
     _GSO = {("tcp", False): 1, ("tcp", True): 4, ("udp", False): 5, ("udp", True): 5}
 
     def __init__(self, proto: str, data: bytes, size: int, *, flags: str = "psh|ack", seq: int = 1,
-                 ident: int = 1, **keys) -> None:
+                 ident: int = 1, fragmented: bool = False, **keys) -> None:
         parts = [data[at:at + size] for at in range(0, len(data), size)]
         last = len(parts) - 1
         early = "|".join(flag for flag in flags.split("|") if flag not in ("fin", "psh"))
@@ -144,6 +151,9 @@ class SuperPacket:
         self.headers = len(whole) - len(data)
         self.frame = whole[:position] + struct.pack("!H", ones_sum(pseudo)) + whole[position + 2:]
         kind = self._GSO[proto, ":" in keys.get("src", "")]
+        if fragmented:
+            self.frames = list(_ipv4_fragments(whole, size))
+            kind = self._UFO
         self.vnet = struct.pack("=BBHHHH", self._NEEDS_CSUM, kind, self.headers, size, start, at)
         assert len(segment) > size
 
@@ -158,6 +168,23 @@ def sized(length: int, number: int = 0) -> bytes:
     """A frame of exactly `length` bytes (at least 14) of the experimental type."""
     body = struct.pack("!I", number) + bytes(i & 0xFF for i in range(max(0, length - 18)))
     return ether(body)[:length]
+
+
+def udp_segments() -> bool:
+    """Whether the kernel takes super-packets of UDP from others (6.2)."""
+    return tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 2)
+
+
+def _ipv4_fragments(frame: bytes, size: int) -> Iterator[bytes]:
+    """What a frame with a plain IPv4 header becomes in steps of `size` bytes behind it."""
+    at, _ = _ip_at(frame)
+    header, body = frame[at:at + 20], frame[at + 20:]
+    for offset in range(0, len(body), size):
+        part = body[offset:offset + size]
+        field = offset // 8 | (0x2000 if offset + size < len(body) else 0)
+        made = header[:2] + struct.pack("!H", 20 + len(part)) + header[4:6] + \
+            struct.pack("!H", field) + header[8:10] + bytes(2) + header[12:]
+        yield frame[:at] + made[:10] + struct.pack("!H", checksum(made)) + made[12:] + part
 
 
 class NoChecksum(ValueError):

@@ -48,31 +48,31 @@ def bridge(lab: Lab, *ports: str) -> None:
                   *(f"link set {port} master br0" for port in ports), "link set br0 up")
 
 
+def tap_device(port: Port) -> int:
+    """Makes a tap device, up, whose far end is the returned descriptor: packets with their
+    virtio_net_hdr, not cut and with unfinished checksums."""
+    tunsetiff, tunsetoffload = 0x400454CA, 0x400454D0
+    tap, no_pi, vnet_hdr = 0x0002, 0x1000, 0x4000
+    csum, tso4, tso6 = 1, 2, 4
+    with port.ns.entered():
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.ioctl(fd, tunsetiff, struct.pack("16sH22x", port.name.encode(), tap | no_pi | vnet_hdr))
+        fcntl.ioctl(fd, tunsetoffload, csum | tso4 | tso6)
+    port.up()
+    return fd
+
+
 class Vm:
     """A virtual machine as the host sees it: a tap device, and behind it somebody who leaves cutting
     and checksums to the host, and takes what is not cut (all offloads of virtio-net). Here that is
     another tap device in a namespace, and a thread that carries packets with their virtio_net_hdr
     between the two."""
 
-    _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
-    _TAP, _NO_PI, _VNET_HDR = 0x0002, 0x1000, 0x4000
-    _CSUM, _TSO4, _TSO6 = 1, 2, 4
-
     def __init__(self, outer: Port, inner: Port) -> None:
-        self._fds = [self._device(outer), self._device(inner)]
-        outer.up()
-        inner.up()
+        self._fds = [tap_device(outer), tap_device(inner)]
         self._end, self._stop = os.pipe()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-
-    def _device(self, port: Port) -> int:
-        with port.ns.entered():
-            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            flags = self._TAP | self._NO_PI | self._VNET_HDR
-            fcntl.ioctl(fd, self._TUNSETIFF, struct.pack("16sH22x", port.name.encode(), flags))
-            fcntl.ioctl(fd, self._TUNSETOFFLOAD, self._CSUM | self._TSO4 | self._TSO6)
-        return fd
 
     def _run(self) -> None:
         to = dict(zip(self._fds, reversed(self._fds)))
@@ -148,11 +148,16 @@ def assert_wire_frames(copies: list[bytes]) -> None:
                       f"{wrong[0][:80].hex(' ')}"
 
 
+PLACEMENTS = {"broker": {"offload": "never"}, "kernel": {"offload": "require"}}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_streams_through(kind: str) -> None:
+def test_streams_through(kind: str, placement: str) -> None:
     with Lab() as lab, place(lab, kind) as where:
         _ = lab.monitors
-        with Broker(lab, config([host(where.port)], monitors(1), [policy()])) as running:
+        text = config([host(where.port)], monitors(1), [policy(**PLACEMENTS[placement])])
+        with Broker(lab, text) as running:
             sent = transfers(where, running)
             stats, copies = settled_copies(lab, running)
             port = tap_ports(stats)[where.port]
@@ -204,6 +209,176 @@ def test_vxlan_of_the_host() -> None:
             assert sorted(tcp_streams(inner).values()) == sorted(sent)
 
 
+def test_two_ports_on_the_way() -> None:
+    """What was cloned at one of them is tapped at the other as if nothing had been."""
+    with Lab() as lab, place(lab, "bridge port") as where:
+        with Broker(lab, config([host("t0", "t1")], monitors(1), [policy()],
+                                umem={"frames": 1024})) as running:
+            transfers(where, running)
+            ports = tap_ports(running.settled())
+            for port in ports.values():
+                assert port["own_copies_frames"] == 0
+                assert port["matched_frames"] == port["rx_frames"] > 4 * SIZE // 1500
+
+
+def test_both_placements_at_once() -> None:
+    """Super-packets that the kernel serves, with a few frames for the broker: it sees these only."""
+    with Lab(monitors=2) as lab, place(lab, "veth") as where:
+        _ = lab.monitors
+        text = config([host(where.port)], monitors(2),
+                      [policy("everything", offload="require"),
+                       policy("begins", ["mon1"], match=[{"tcp_flags": "syn"}])])
+        with Broker(lab, text) as running:
+            sent = transfers(where, running)
+            stats, copies = settled_copies(lab, running)
+            assert sorted(tcp_streams(copies).values()) == sorted(sent)
+            begins = [copy for copy in copies if (segment := packets.tcp_segment(copy)) is not None
+                      and segment[2] & packets.FLAGS["syn"]]
+            assert len(begins) == 2 * len(sent)
+            assert_frames(begins, lab.monitor(1).receive(len(begins)), "begins")
+            assert sum(worker["frames"] for worker in stats["workers"]) == len(begins)
+            port = tap_ports(stats)[where.port]
+            assert port["rx_frames"] == port["matched_frames"] == port["copied_frames"]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_datagrams_of_a_vm(placement: str) -> None:
+    """UDP that the host has to cut, into datagrams and into fragments."""
+    with Lab() as lab:
+        _ = lab.monitors
+        vm = tap_device(lab.port("vm0"))
+        try:
+            text = config([host("vm0", direction="ingress")], monitors(1),
+                          [policy(match=[{"src": "10.0.0.1"}], **PLACEMENTS[placement])])
+            with Broker(lab, text) as running:
+                expected = []
+                for number, (length, size) in enumerate(((3000, 1400), (9000, 1472), (60000, 536))):
+                    for fragmented in (False, True):
+                        packet = packets.SuperPacket("udp", os.urandom(length), size, ident=number,
+                                                     fragmented=fragmented)
+                        if not fragmented and not packets.udp_segments():
+                            continue
+                        os.write(vm, packet.vnet + packet.frame)
+                        expected += packet.frames
+                stats, copies = settled_copies(lab, running)
+                assert_frames(expected, copies, "copies")
+                port = tap_ports(stats)["vm0"]
+                assert port["rx_frames"] == port["matched_frames"] == len(expected)
+        finally:
+            os.close(vm)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_what_would_take_too_long_to_cut(placement: str) -> None:
+    """A virtual machine chooses the size of segments: no more than 1024 are made of a packet."""
+    with Lab() as lab:
+        _ = lab.monitors
+        bridge(lab, "t0")
+        vm = tap_device(lab.port("vm0"))
+        lab.tap_ns.ip("link set vm0 master br0")
+        try:
+            text = config([host("vm0", direction="ingress")], monitors(1),
+                          [policy(**PLACEMENTS[placement])])
+            with Broker(lab, text) as running:
+                # A monitor's own backlog holds a thousand frames.
+                most = 1024 if placement == "broker" else 900
+                good, bad = (packets.SuperPacket("tcp", bytes(size * 8), 8) for size in (most, 1025))
+                for packet in (good, bad):
+                    os.write(vm, packet.vnet + packet.frame)
+                stats = running.settled()
+                port, monitor = tap_ports(stats)["vm0"], by_name(stats, "monitors")["mon0"]
+                missed = {"super_packet": 1025} if placement == "broker" else {}
+                failed = {"clone_failed": 1025} if placement == "kernel" else {}
+                assert {key: item for key, item in port["missed"].items() if item} == missed
+                assert {key: item for key, item in monitor["dropped"].items() if item} == failed
+                assert port["passed_frames"] == most + 1025
+                assert_frames(good.frames, lab.monitor(0).receive(monitor["tx_frames"]), "copies")
+        finally:
+            os.close(vm)
+
+
+def test_without_a_leg() -> None:
+    """No /dev/net/tun: what is to be cut is missed, counted, and the rest copied; a tap that would
+    clone everything is refused."""
+    hidden = ("unshare", "--mount", "sh", "-c",
+              'mount -t tmpfs none /dev/net && exec "$0" "$@"')
+    with Lab() as lab, place(lab, "veth") as where:
+        _ = lab.monitors
+        with Broker(lab, config([host("t0")], monitors(1), [policy()]),
+                    launcher=hidden) as running:
+            assert "super-packets" in running.log()
+            tcp_transfer(where.one[0], where.other[0], where.one[1], SIZE)
+            stats = running.settled()
+            port = tap_ports(stats)["t0"]
+            assert port["missed"]["super_packet"] > SIZE // 1500
+            assert port["copied_frames"] == by_name(stats, "monitors")["mon0"]["tx_frames"] > 3
+        refused = Broker(lab, config([host("t0", capture="clone")], monitors(1), [policy()]))
+        try:
+            done = run_broker(lab, "-c", refused.file, launcher=hidden)
+            assert done.returncode == 3
+            assert "/dev/net/tun" in done.stderr
+        finally:
+            refused.discard()
+
+
+def test_the_leg_is_silent() -> None:
+    """It has no address, so the host sends nothing there; and a host without IPv6 has one, too."""
+    for ipv6 in ((), ("tap",)):
+        with Lab(ipv6=ipv6) as lab, Broker(lab, config([host("t0")], monitors(1), [policy()])):
+            assert not lab.tap_ns.run("ip", "address", "show", "dev", "vtapleg0").stdout.count("inet")
+
+
+@pytest.mark.parametrize("where", ["port", "queue"])
+def test_what_a_monitor_port_refuses(where: str) -> None:
+    """Counted once, whether its device drops or its queueing discipline; super-packets, too."""
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+        if where == "port":
+            lab.peer(0).set("mtu 576")
+        else:
+            lab.tap_ns.run("tc", "qdisc", "add", "dev", "m0", "root", "pfifo", "limit", "0")
+        text = config([host("t0", direction="ingress")], monitors(2),
+                      [policy(to=["mon0", "mon1"], offload="require")])
+        with Broker(lab, text) as running:
+            short = [packets.sized(100, number) for number in range(10)]
+            long = [packets.sized(1400, number) for number in range(20)]
+            cut = packets.SuperPacket("tcp", os.urandom(30_000), 1400)
+            lab.left.send_all([*short, *long])
+            lab.left.send_super(cut)
+            stats = running.settled()
+            ours, other = (by_name(stats, "monitors")[name] for name in ("mon0", "mon1"))
+            everything = [*short, *long, *cut.frames]
+            assert_frames(everything, lab.monitor(1).receive(other["tx_frames"]), "the other")
+            arrived = lab.monitor(0).receive(ours["tx_frames"])
+            fits = [frame for frame in everything if len(frame) <= 576 + 14]
+            assert_frames(fits if where == "port" else [], arrived, "what it takes")
+            reason = "device" if where == "port" else "clone_failed"
+            assert {key: item for key, item in ours["dropped"].items() if item} == \
+                {reason: len(everything) - len(arrived)}
+            assert other["tx_bytes"] == sum(map(len, everything))
+            if where == "queue":
+                assert ours["tx_bytes"] == 0
+
+
+def test_redirected_originals_are_no_copies() -> None:
+    """What inline redirect sends on is tapped by a host tap behind it."""
+    with Lab(napi_ends=True) as lab:
+        lab.open_wires()
+        lab.tap_ns.ip("link add x0 type veth peer name x1", "link set x0 up", "link set x1 up")
+        for port in ("x0", "x1"):
+            lab.port(port).offload("gro", "on", "tx", "off", "tso", "off")
+        text = config([{"name": "wire", "mode": "inline", "ports": ["t0", "x0"],
+                        "capture": "redirect"}, host("x1", direction="ingress")],
+                      monitors(1), [policy(taps=["host"]),
+                                    policy("nothing", taps=["wire"], match=[{"length": "9000-9001"}])])
+        with Broker(lab, text) as running:
+            frames = [packets.sized(100, number) for number in range(50)]
+            lab.left.send_all(frames, burst=4)
+            port = tap_ports(running.settled())["x1"]
+            assert (port["matched_frames"], port["own_copies_frames"]) == (len(frames), 0)
+            assert_frames(frames, lab.monitor(0).receive(len(frames)), "copies")
+
+
 def test_tags_are_back() -> None:
     """Beside the packet on both sides of a bridge, in place in the copies."""
     with Lab(monitors=2) as lab:
@@ -224,9 +399,6 @@ def test_tags_are_back() -> None:
 
 
 # --- loops and doubles --------------------------------------------------------------------------
-
-PLACEMENTS = {"broker": {"offload": "never"}, "kernel": {"offload": "require"}}
-
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_no_loop_over_a_bridge(placement: str) -> None:

@@ -4,6 +4,7 @@ same copies, byte for byte, and the same counters, of super-packets too."""
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -60,7 +61,8 @@ def traffic(seed: int) -> list[Packet]:
         if rng.random() < 0.4:
             size = rng.choice((100, 536, 1400))
             data = rng.randbytes(rng.randrange(size + 1, 40 * size))
-            out.append(SuperPacket("tcp", data[:60000], size, seq=rng.randrange(1 << 30), **keys))
+            proto = rng.choice(("tcp", "tcp", "udp")) if packets.udp_segments() else "tcp"
+            out.append(SuperPacket(proto, data[:60000], size, seq=rng.randrange(1 << 30), **keys))
         else:
             out.append(ip_frame(rng.choice(("tcp", "udp")), rng.randbytes(rng.randrange(1300)), **keys))
     return out
@@ -85,6 +87,8 @@ class Result:
             self.port = tap_ports(self.stats)["t0"]
             assert not any(self.port["missed"].values()), self.port
             assert self.port["rx_frames"] == self.port["passed_frames"] == len(wire_frames(sent))
+            shown = lab.tap_ns.run("ip", "-j", "-s", "link", "show", "vtapleg0").stdout
+            self.by_leg = json.loads(shown)[0]["stats64"]["tx"]["dropped"]
             counts = by_name(self.stats, "monitors")
             self.copies = [lab.monitor(number).receive(counts[f"mon{number}"]["tx_frames"])
                            for number in range(lab.monitor_count)]
@@ -115,6 +119,7 @@ def test_every_way_is_the_same(mode: str) -> None:
         for number, copies in enumerate(first.copies):
             assert_frames(copies, result.copies[number], f"{way}, monitor {number}")
         assert result.policies == first.policies, way
+    assert results["kernel"].by_leg == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -122,6 +127,7 @@ def test_after_the_cut(mode: str) -> None:
     """What hangs on the size or the number of frames, on the frames as they are on the wire."""
     sent = traffic(seed=2)
     everything = wire_frames(sent)
+    cut = wire_frames([packet for packet in sent if isinstance(packet, SuperPacket)])
     results = {}
     with Lab(monitors=7) as lab:
         lab.open_wires()
@@ -129,6 +135,7 @@ def test_after_the_cut(mode: str) -> None:
             text = config([{**MODES[mode], **WAYS[way][0]}], monitors(7, queue=2048), AFTER_THE_CUT)
             results[way] = Result(lab, text, sent)
             lab.clear()
+    assert len(cut) <= results["tee"].by_leg < results["leg"].by_leg == len(everything)
     for way, result in results.items():
         short, long, last, not_last, not_long, third, sliced = result.copies
 

@@ -130,6 +130,16 @@ TEST_F(OnceTest, TheWindowIsTenMilliseconds) {
   }
 }
 
+TEST_F(OnceTest, AnEntryStaysOldUntilTheTimeComesRoundAgain) {
+  constexpr std::uint64_t kMinute = 60'000 * kMs;
+  constexpr std::uint64_t kRound = std::uint64_t{1} << (26 + 18);  // ns that an entry can tell apart
+  for (std::uint64_t gap = kMinute; gap + kMinute < kRound; gap += kMinute) {
+    const auto number = static_cast<std::uint16_t>(gap / kMinute);
+    EXPECT_TRUE(fresh(ip(false, 64, number), 0, 0));
+    ASSERT_TRUE(fresh(ip(false, 64, number), 1, gap)) << gap / kMinute << " minutes later";
+  }
+}
+
 TEST_F(OnceTest, AClockThatIsAheadDoesNotMatter) {
   EXPECT_TRUE(fresh(ip(false, 64, 1), 0, 100 * kMs));
   EXPECT_FALSE(fresh(ip(false, 64, 1), 1, 99 * kMs));

@@ -108,7 +108,9 @@ constexpr std::array kMissed = {
     Advice{"no_free_frame", "no frame was free: raise broker.umem.frames"},
     Advice{"ring_full", "the workers do not keep up: give broker.workers more CPUs"},
     Advice{"too_long", "longer than broker.umem.frame_size holds"},
-    Advice{"super_packet", "no tun device to cut GSO super-packets: modprobe tun"},
+    Advice{"super_packet",
+           "no tun device to cut GSO super-packets (modprobe tun), or too many frames"},
+    Advice{"leg", "the kernel could not cut them: is vtapleg0 up?"},
 };
 constexpr std::array kNotPassed = {
     Advice{"tx_failed", "the other port did not take them"},
@@ -121,6 +123,8 @@ constexpr std::array kMonitorDropped = {
     Advice{"ring_full", "the monitor's port is slower than its copies: sample, meter or slice"},
     Advice{"queue_full", "more arrives than the monitor's rate and queue take"},
     Advice{"down", "the monitor was down"},
+    Advice{"device", "the device dropped them: MTU of both ends, and is anybody reading?"},
+    Advice{"clone_failed", "the port's queueing discipline did not take them"},
 };
 
 template <size_t N>
