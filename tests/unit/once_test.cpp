@@ -132,7 +132,8 @@ TEST_F(OnceTest, TheWindowIsTenMilliseconds) {
 
 TEST_F(OnceTest, AnEntryStaysOldUntilTheTimeComesRoundAgain) {
   constexpr std::uint64_t kMinute = 60'000 * kMs;
-  constexpr std::uint64_t kRound = std::uint64_t{1} << (26 + 18);  // ns that an entry can tell apart
+  constexpr std::uint64_t kRound = std::uint64_t{1}
+                                   << (26 + 18);  // ns that an entry can tell apart
   for (std::uint64_t gap = kMinute; gap + kMinute < kRound; gap += kMinute) {
     const auto number = static_cast<std::uint16_t>(gap / kMinute);
     EXPECT_TRUE(fresh(ip(false, 64, number), 0, 0));
