@@ -361,22 +361,23 @@ def test_what_a_monitor_port_refuses(where: str) -> None:
 
 
 def test_redirected_originals_are_no_copies() -> None:
-    """What inline redirect sends on is tapped by a host tap behind it."""
-    with Lab(napi_ends=True) as lab:
+    """What inline redirect sends on, by AF_XDP as well, is tapped by a host tap behind it."""
+    with Lab(monitors=2, napi_ends=True) as lab:
         lab.open_wires()
         lab.tap_ns.ip("link add x0 type veth peer name x1", "link set x0 up", "link set x1 up")
         for port in ("x0", "x1"):
             lab.port(port).offload("gro", "on", "tx", "off", "tso", "off")
         text = config([{"name": "wire", "mode": "inline", "ports": ["t0", "x0"],
                         "capture": "redirect"}, host("x1", direction="ingress")],
-                      monitors(1), [policy(taps=["host"]),
-                                    policy("nothing", taps=["wire"], match=[{"length": "9000-9001"}])])
+                      monitors(2), [policy("behind", taps=["host"]),
+                                    policy("wire", ["mon1"], taps=["wire"])])
         with Broker(lab, text) as running:
             frames = [packets.sized(100, number) for number in range(50)]
             lab.left.send_all(frames, burst=4)
             port = tap_ports(running.settled())["x1"]
             assert (port["matched_frames"], port["own_copies_frames"]) == (len(frames), 0)
-            assert_frames(frames, lab.monitor(0).receive(len(frames)), "copies")
+            for number in range(2):
+                assert_frames(frames, lab.monitor(number).receive(len(frames)), f"monitor {number}")
 
 
 def test_tags_are_back() -> None:

@@ -155,6 +155,27 @@ def test_after_the_cut(mode: str) -> None:
         assert result.policies == results["tee"].policies
 
 
+@pytest.mark.parametrize("way", ["tee", "leg"])
+@pytest.mark.parametrize("keys, wanted", [
+    ({"except": [{"tcp_flags": "psh"}]}, [0, 1, 2]),
+    ({"match": [{"tcp_flags": "psh"}]}, [3]),
+    ({"match": [{"length": "0-1000"}]}, [3]),
+    ({"except": [{"length": "0-1000"}]}, [0, 1, 2]),
+    ({"match": [{"length": "5000-9000"}]}, []),
+], ids=str)
+def test_some_of_a_packet(keys: dict, wanted: list[int], way: str) -> None:
+    """A policy that, by what the whole packet has, would take all of it or nothing."""
+    packet = SuperPacket("tcp", random.Random(1).randbytes(3 * 1400 + 500), 1400)
+    with Lab() as lab:
+        lab.open_wires()
+        text = config([{**MODES["host"], **WAYS[way][0]}], monitors(1), [policy(**keys)])
+        with Broker(lab, text) as running:
+            lab.left.send_super(packet)
+            assert tap_ports(running.settled())["t0"]["matched_frames"] == len(wanted)
+            assert_frames([packet.frames[number] for number in wanted],
+                          lab.monitor(0).receive(len(wanted)), "copies")
+
+
 @pytest.mark.parametrize("keys, why", [
     ({"slice": 100}, "it slices"),
     ({"sample": {"one_in": 2}}, "it samples"),
