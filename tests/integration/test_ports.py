@@ -252,7 +252,7 @@ def test_datagrams_of_a_vm(placement: str) -> None:
                           [policy(match=[{"src": "10.0.0.1"}], **PLACEMENTS[placement])])
             with Broker(lab, text) as running:
                 expected = []
-                for number, (length, size) in enumerate(((3000, 1400), (9000, 1472), (60000, 536))):
+                for number, (length, size) in enumerate(((2800, 1400), (9000, 1472), (60000, 536))):
                     for fragmented in (False, True):
                         packet = packets.SuperPacket("udp", os.urandom(length), size, ident=number,
                                                      fragmented=fragmented)
@@ -264,6 +264,22 @@ def test_datagrams_of_a_vm(placement: str) -> None:
                 assert_frames(expected, copies, "copies")
                 port = tap_ports(stats)["vm0"]
                 assert port["rx_frames"] == port["matched_frames"] == len(expected)
+        finally:
+            os.close(vm)
+
+
+def test_fragments_without_ports() -> None:
+    """Which of the fragments of a packet have ports is known once they are made."""
+    with Lab() as lab:
+        _ = lab.monitors
+        vm = tap_device(lab.port("vm0"))
+        try:
+            with Broker(lab, config([host("vm0", direction="ingress")], monitors(1),
+                                    [policy(**{"except": [{"dst_port": 2000}]})])) as running:
+                packet = packets.SuperPacket("udp", os.urandom(3000), 1400, fragmented=True)
+                os.write(vm, packet.vnet + packet.frame)
+                _, copies = settled_copies(lab, running)
+                assert_frames(packet.frames[1:], copies, "copies")
         finally:
             os.close(vm)
 
