@@ -16,3 +16,5 @@ echo "== the pipeline, memory to memory"
 build/bench/tests/bench/pipeline_bench
 echo "== end to end, $rounds rounds, $(uname -r), $(nproc) CPUs"
 tests/bench/e2e/bench.py --build-dir build/bench --rounds "$rounds"
+echo "== the TCP of a tapped host"
+tests/bench/e2e/tcp.py --build-dir build/bench --rounds "$rounds"

@@ -32,14 +32,8 @@ using LegObject = Skeleton<leg_bpf, leg_bpf__destroy>;
 using MonitorObject = Skeleton<monitor_bpf, monitor_bpf__destroy>;
 using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 
-constexpr std::array kClassMaps = {"vectors", "fields",    "hosts4", "trie4",
-                                   "hosts6",  "prefixes6", "macs"};
-
-constexpr std::array kCloneMaps = {"placed", "placed_counts", "pair_counts", "monitor_links",
-                                   "clone_counts"};
-
-Result<UniqueFd> create_class_map(bpf_map_type type, const char* name, std::size_t key_size,
-                                  std::size_t value_size, std::size_t entries) {
+Result<UniqueFd> create_map(bpf_map_type type, const char* name, std::size_t key_size,
+                            std::size_t value_size, std::size_t entries) {
   LIBBPF_OPTS(bpf_map_create_opts, options);
   if (type == BPF_MAP_TYPE_LPM_TRIE) options.map_flags = BPF_F_NO_PREALLOC;
   const int fd = bpf_map_create(
@@ -58,8 +52,8 @@ Result<void> put(const UniqueFd& map, const char* name, const void* key, const v
 template <typename Entries>
 Result<UniqueFd> load_entries(bpf_map_type type, const char* name, const Entries& entries) {
   using Entry = typename Entries::value_type;
-  auto map = create_class_map(type, name, sizeof(typename Entry::first_type),
-                              sizeof(typename Entry::second_type), entries.size());
+  auto map = create_map(type, name, sizeof(typename Entry::first_type),
+                        sizeof(typename Entry::second_type), entries.size());
   if (!map) return map;
   for (const auto& [key, number] : entries) {
     if (auto done = put(*map, name, &key, &number); !done) return done.error();
@@ -74,7 +68,7 @@ void append(std::vector<std::byte>& to, std::span<const std::byte> bytes) {
 /// An array of one element: `bytes`, and zeros up to `size`.
 Result<UniqueFd> load_element(const char* name, std::vector<std::byte> bytes, std::size_t size) {
   bytes.resize(size);
-  auto map = create_class_map(BPF_MAP_TYPE_ARRAY, name, sizeof(std::uint32_t), size, 1);
+  auto map = create_map(BPF_MAP_TYPE_ARRAY, name, sizeof(std::uint32_t), size, 1);
   const std::uint32_t zero = 0;
   if (!map) return map;
   if (auto done = put(*map, name, &zero, bytes.data()); !done) return done.error();
@@ -100,7 +94,7 @@ Result<UniqueFd> load_trie4(const plan::Tables& tables) {
 
 Result<UniqueFd> load_fields(const plan::Tables& tables) {
   auto map =
-      create_class_map(BPF_MAP_TYPE_ARRAY, "fields", sizeof(std::uint32_t), sizeof(vtap_fields), 1);
+      create_map(BPF_MAP_TYPE_ARRAY, "fields", sizeof(std::uint32_t), sizeof(vtap_fields), 1);
   const std::uint32_t zero = 0;
   if (map) {
     if (auto done = put(*map, "fields", &zero, tables.fields.get()); !done) return done.error();
@@ -119,17 +113,7 @@ Result<void> share_maps(bpf_object* object, const TeeMemory& memory, const Class
   if (auto done = reuse(object, "umem", memory.umem_fd()); !done) return done;
   if (auto done = reuse(object, "cpus", memory.cpus_fd()); !done) return done;
   if (auto done = reuse(object, "doorbells", memory.doorbells_fd()); !done) return done;
-  for (const char* name : kClassMaps) {
-    if (auto done = reuse(object, name, classes.fd(name)); !done) return done;
-  }
-  return {};
-}
-
-Result<void> share_clone_maps(bpf_object* object, const CloneMaps& clones) {
-  for (const char* name : kCloneMaps) {
-    if (auto done = reuse(object, name, clones.fd(name)); !done) return done;
-  }
-  return {};
+  return classes.maps().share_with(object);
 }
 
 /// Element of a per-CPU array, summed word by word.
@@ -170,29 +154,39 @@ Result<void> fill_slot(int slot_fd, int program_fd) {
 
 }  // namespace
 
+Result<void> SharedMaps::add(const char* name, Result<UniqueFd> map) {
+  if (!map) return map.error();
+  maps_.emplace_back(name, std::move(*map));
+  return {};
+}
+
+int SharedMaps::fd(std::string_view name) const noexcept {
+  const auto found = std::ranges::find(maps_, name, [](const auto& entry) { return entry.first; });
+  return found == maps_.end() ? -1 : found->second.get();
+}
+
+Result<void> SharedMaps::share_with(bpf_object* object) const {
+  for (const auto& [name, map] : maps_) {
+    if (auto done = reuse(object, name, map.get()); !done) return done;
+  }
+  return {};
+}
+
 Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
   ClassMaps loaded;
-  const auto keep = [&](std::string_view name, Result<UniqueFd> map) -> Result<void> {
-    if (!map) return map.error();
-    loaded.maps_.emplace_back(name, std::move(*map));
-    return {};
-  };
+  SharedMaps& maps = loaded.maps_;
   const auto hash = BPF_MAP_TYPE_HASH;
   const auto trie = BPF_MAP_TYPE_LPM_TRIE;
-  for (auto& done : {keep("vectors", load_vectors(tables)), keep("fields", load_fields(tables)),
-                     keep("hosts4", load_entries(hash, "hosts4", tables.hosts4)),
-                     keep("trie4", load_trie4(tables)),
-                     keep("hosts6", load_entries(hash, "hosts6", tables.hosts6)),
-                     keep("prefixes6", load_entries(trie, "prefixes6", tables.prefixes6)),
-                     keep("macs", load_entries(hash, "macs", tables.macs))}) {
+  for (auto& done :
+       {maps.add("vectors", load_vectors(tables)), maps.add("fields", load_fields(tables)),
+        maps.add("hosts4", load_entries(hash, "hosts4", tables.hosts4)),
+        maps.add("trie4", load_trie4(tables)),
+        maps.add("hosts6", load_entries(hash, "hosts6", tables.hosts6)),
+        maps.add("prefixes6", load_entries(trie, "prefixes6", tables.prefixes6)),
+        maps.add("macs", load_entries(hash, "macs", tables.macs))}) {
     if (!done) return done.error();
   }
   return loaded;
-}
-
-int ClassMaps::fd(std::string_view name) const noexcept {
-  const auto found = std::ranges::find(maps_, name, [](const auto& entry) { return entry.first; });
-  return found == maps_.end() ? -1 : found->second.get();
 }
 
 Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tables& tables) {
@@ -216,11 +210,9 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   }
   const auto bits = static_cast<std::uint32_t>(tables.policy_of_bit.size());
   const auto create = [&](bpf_map_type type, const char* name, std::size_t value_size,
-                          std::size_t entries) -> Result<void> {
-    auto map = create_class_map(type, name, sizeof(std::uint32_t), value_size, entries);
-    if (!map) return map.error();
-    loaded.maps_.emplace_back(name, std::move(*map));
-    return {};
+                          std::size_t entries) {
+    return loaded.maps_.add(name,
+                            create_map(type, name, sizeof(std::uint32_t), value_size, entries));
   };
   const auto array = BPF_MAP_TYPE_ARRAY;
   const auto per_cpu = BPF_MAP_TYPE_PERCPU_ARRAY;
@@ -236,32 +228,27 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   for (std::uint32_t bit = 0; bit < bits; ++bit) {
     const std::uint32_t policy = tables.policy_of_bit[bit];
     if (policy == ~0U || tables.placements[policy] != plan::Placement::kernel) continue;
-    if (bpf_map_update_elem(loaded.fd("placed"), &bit, &by_policy[policy], BPF_ANY) != 0)
+    if (bpf_map_update_elem(loaded.maps_.fd("placed"), &bit, &by_policy[policy], BPF_ANY) != 0)
       return bpf_error("filling the BPF map placed", -errno);
   }
   return loaded;
 }
 
-int CloneMaps::fd(std::string_view name) const noexcept {
-  const auto found = std::ranges::find(maps_, name, [](const auto& entry) { return entry.first; });
-  return found == maps_.end() ? -1 : found->second.get();
-}
-
 Result<void> CloneMaps::set_monitor(std::uint32_t monitor, vtap_monitor_link link) {
-  if (bpf_map_update_elem(fd("monitor_links"), &monitor, &link, BPF_ANY) == 0) return {};
+  if (bpf_map_update_elem(maps_.fd("monitor_links"), &monitor, &link, BPF_ANY) == 0) return {};
   return bpf_error("telling the tap programs about a monitor port", -errno);
 }
 
 vtap_placed_counters CloneMaps::policy(std::uint32_t policy) const {
-  return sum_over_cpus<vtap_placed_counters>(fd("placed_counts"), policy);
+  return sum_over_cpus<vtap_placed_counters>(maps_.fd("placed_counts"), policy);
 }
 
 vtap_pair_counters CloneMaps::pair(std::uint32_t policy, std::uint32_t place) const {
-  return sum_over_cpus<vtap_pair_counters>(fd("pair_counts"), pairs_[policy][place]);
+  return sum_over_cpus<vtap_pair_counters>(maps_.fd("pair_counts"), pairs_[policy][place]);
 }
 
 vtap_clone_counters CloneMaps::monitor(std::uint32_t monitor) const {
-  return sum_over_cpus<vtap_clone_counters>(fd("clone_counts"), monitor);
+  return sum_over_cpus<vtap_clone_counters>(maps_.fd("clone_counts"), monitor);
 }
 
 /// One hook's pair of skeletons is set, the other pair is empty.
@@ -306,7 +293,7 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
     auto tap = load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>(
         "the TC tap program", config, [&](bpf_object* object) {
           auto done = share(object);
-          return done ? share_clone_maps(object, clones) : done;
+          return done ? clones.maps().share_with(object) : done;
         });
     if (!tap) return tap.error();
     state->stub_tc = std::move(*stub);

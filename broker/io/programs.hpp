@@ -18,15 +18,28 @@
 /// The BPF programs of xdp/, loaded and filled. Attaching them to devices is host::Port's business.
 namespace vtap::io {
 
-/// The kernel's classification tables of one plan, shared by the programs of all ports.
+/// BPF maps that several programs share, by their names in xdp/.
+class SharedMaps {
+ public:
+  /// Keeps a map that was just made; its error, if that failed.
+  Result<void> add(const char* name, Result<UniqueFd> map);
+  /// File descriptor; -1: no such map.
+  [[nodiscard]] int fd(std::string_view name) const noexcept;
+  /// Makes them the maps of an object that is opened, not yet loaded, and has all of them.
+  Result<void> share_with(bpf_object* object) const;
+
+ private:
+  std::vector<std::pair<const char*, UniqueFd>> maps_;
+};
+
+/// The kernel's classification tables of one plan (xdp/classify.bpf.h).
 class ClassMaps {
  public:
   static Result<ClassMaps> load(const plan::Tables& tables);
-  /// File descriptor by the map's name in xdp/classify.bpf.h; -1: no such map.
-  [[nodiscard]] int fd(std::string_view name) const noexcept;
+  [[nodiscard]] const SharedMaps& maps() const noexcept { return maps_; }
 
  private:
-  std::vector<std::pair<std::string_view, UniqueFd>> maps_;
+  SharedMaps maps_;
 };
 
 /// What the TC programs of all ports share to serve policies in the kernel (xdp/clone.bpf.h):
@@ -35,7 +48,7 @@ class CloneMaps {
  public:
   static Result<CloneMaps> load(const config::Config& config, const plan::Tables& tables);
 
-  /// Where the copies for a monitor go from now on; 0: nowhere, they count as `down`.
+  /// Where the copies for a monitor go from now on; ifindex 0: nowhere, they count as `down`.
   Result<void> set_monitor(std::uint32_t monitor, vtap_monitor_link link);
 
   /// Since the start, over all CPUs. `place`: of the monitor in the policy's list.
@@ -43,11 +56,10 @@ class CloneMaps {
   [[nodiscard]] vtap_pair_counters pair(std::uint32_t policy, std::uint32_t place) const;
   [[nodiscard]] vtap_clone_counters monitor(std::uint32_t monitor) const;
 
-  /// File descriptor by the map's name; -1: no such map.
-  [[nodiscard]] int fd(std::string_view name) const noexcept;
+  [[nodiscard]] const SharedMaps& maps() const noexcept { return maps_; }
 
  private:
-  std::vector<std::pair<std::string_view, UniqueFd>> maps_;
+  SharedMaps maps_;
   /// By policy and place in its list: number of the pair.
   std::vector<std::vector<std::uint32_t>> pairs_;
 };
