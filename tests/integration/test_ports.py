@@ -344,6 +344,27 @@ def test_the_leg_is_silent() -> None:
             assert not lab.tap_ns.run("ip", "address", "show", "dev", "vtapleg0").stdout.count("inet")
 
 
+def test_a_leg_that_is_down() -> None:
+    """What was cloned to it and did not come out is missed, counted; all else is as ever."""
+    with Lab() as lab:
+        lab.open_wires()
+        bridge(lab, "t0", "t1")
+        with Broker(lab, config([host("t0", direction="ingress")], monitors(1), [policy()])) as running:
+            frames = [packets.sized(100, number) for number in range(10)]
+            cut = packets.SuperPacket("tcp", os.urandom(30_000), 1400)
+            lab.port("vtapleg0").down()
+            lab.left.send_all(frames)
+            lab.left.send_super(cut)
+            port = tap_ports(running.settled())["t0"]
+            assert port["missed"]["leg"] == len(cut.frames)
+            assert port["passed_frames"] == len(cut.frames) + len(frames)
+            assert_frames(frames, lab.monitor(0).receive(len(frames)), "copies")
+            lab.port("vtapleg0").up()
+            lab.left.send_super(cut)
+            assert_frames(cut.frames, lab.monitor(0).receive(len(cut.frames)), "cut")
+            assert tap_ports(running.settled())["t0"]["missed"]["leg"] == len(cut.frames)
+
+
 @pytest.mark.parametrize("where", ["port", "queue"])
 def test_what_a_monitor_port_refuses(where: str) -> None:
     """Counted once, whether its device drops or its queueing discipline; super-packets, too."""
