@@ -139,7 +139,7 @@ def tcp_transfer(server_ns: Namespace, client_ns: Namespace, host: str, size: in
     was sent."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     digest, received = hashlib.sha256(), 0
-    data = random.Random(size).randbytes(size)
+    data = random.Random(f"{host} {size}").randbytes(size)  # each stream its own
     with contextlib.closing(server_ns.socket(family, socket.SOCK_STREAM)) as server, \
             contextlib.closing(client_ns.socket(family, socket.SOCK_STREAM)) as client:
         server.settimeout(timeout)
