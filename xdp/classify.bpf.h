@@ -86,9 +86,9 @@ struct vtap_narrow {
 };
 
 /* The numbers of the vectors that a frame selects, of a wide one: addresses would take twice the
- * stack. The verifier knows `dims` and so both counts,
- * which makes every index below a constant to it. The counts are 64 bits wide because it forgets a
- * narrower constant when the compiler spills another value into the same eight bytes of stack. */
+ * stack. The verifier knows `dims` and so both counts, which makes every index below a constant to
+ * it. The counts are 64 bits wide because it forgets a narrower constant when the compiler spills
+ * another value into the same eight bytes of stack. */
 struct vtap_wide {
   __u64 count;
   __u64 either_count;

@@ -121,7 +121,8 @@ static __always_inline struct on_wire on_wire(vtap_ctx* ctx, struct vtap_cpu* cp
   return wire;
 }
 
-/* The same where it may not be known. Ports and more then differ from frame to frame. */
+/* Whether this super-packet may become IP fragments, for kernels that do not show it, too. Ports
+ * and more then differ from frame to frame. */
 static __always_inline bool may_be_fragmented(vtap_ctx* ctx, struct vtap_cpu* cpu) {
   if (cpu->key.proto != PROTO_UDP) return false;
   return !bpf_cast_to_kern_ctx || is_fragmented(bpf_cast_to_kern_ctx(ctx));

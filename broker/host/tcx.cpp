@@ -57,9 +57,7 @@ std::uint32_t type_of(Direction direction) {
 }
 
 Error tcx_failure(const char* what, int ifindex, int error) {
-  return failure(std::string("cannot ") + what + " a tcx program " + (error == 0 ? "" : "of ") +
-                     device_name(ifindex),
-                 error);
+  return failure(std::string("cannot ") + what + " tcx programs of " + device_name(ifindex), error);
 }
 
 /// The programs there, first to last.
