@@ -11,11 +11,11 @@ build=(
   clang llvm bpftool                      # its BPF programs
   libc6-dev linux-libc-dev libbpf-dev libxdp-dev libcap-ng-dev libsystemd-dev
   libspdlog-dev libtomlplusplus-dev libcli11-dev libboost-dev
-  nlohmann-json3-dev libcpp-httplib-dev libxxhash-dev
+  nlohmann-json3-dev libcpp-httplib-dev libxxhash-dev libpcap-dev
   iproute2 util-linux python3             # the demo's lab and traffic
 )
 test=(
-  libgtest-dev libbenchmark-dev libpcap-dev python3-pytest
+  libgtest-dev libbenchmark-dev python3-pytest
   libasan8 libubsan1 libtsan2             # sanitizers of g++
   libclang-rt-14-dev                      # libFuzzer and sanitizers of clang++
   clang-format-14 clang-tidy-14

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Filters in the kernel against libpcap's interpreter: real programs, thousands of frames.
+#include "filter/filter.hpp"
+
+#include <bpf/bpf.h>
+#include <linux/bpf.h>
+
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "bpf/rig.hpp"
+#include "filter/translate.hpp"
+#include "support/expressions.hpp"
+#include "vtap/fd.hpp"
+
+namespace vtap::test {
+namespace {
+
+using filter::Filter;
+
+bpf_insn insn(int op, int dst, int src, int off, int imm) {
+  bpf_insn made{};
+  made.code = static_cast<__u8>(op);
+  made.dst_reg = static_cast<__u8>(dst & 0xf);
+  made.src_reg = static_cast<__u8>(src & 0xf);
+  made.off = static_cast<__s16>(off);
+  made.imm = imm;
+  return made;
+}
+
+/// An XDP program around a fragment: its verdict is the fragment's.
+class Harness {
+ public:
+  explicit Harness(const Filter& filter) {
+    const std::uint32_t size = filter::kWindowBytes + filter::kWindowSlack;
+    window_.reset(bpf_map_create(BPF_MAP_TYPE_ARRAY, "window", 4, size, 1, nullptr));
+    std::vector<bpf_insn> code = {
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0),
+        insn(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_xdp_get_buff_len),
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, filter::kLength, 0, 0, 0),
+        insn(BPF_ST | BPF_MEM | BPF_W, 10, 0, -4, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, 2, 10, 0, 0),
+        insn(BPF_ALU64 | BPF_ADD | BPF_K, 2, 0, 0, -4),
+        insn(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, window_.get()),
+        insn(0, 0, 0, 0, 0),
+        insn(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_map_lookup_elem),
+        insn(BPF_JMP | BPF_JNE | BPF_K, 0, 0, 1, 0),
+        insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, filter::kWindow, 0, 0, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, filter::kAvailable, filter::kLength, 0, 0),
+        insn(BPF_JMP | BPF_JLE | BPF_K, filter::kAvailable, 0, 1, filter::kWindowBytes),
+        insn(BPF_ALU64 | BPF_MOV | BPF_K, filter::kAvailable, 0, 0, filter::kWindowBytes),
+        insn(BPF_JMP | BPF_JNE | BPF_K, filter::kAvailable, 0, 2, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, kFailed),
+        insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_K, 2, 0, 0, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, 3, filter::kWindow, 0, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_X, 4, filter::kAvailable, 0, 0),
+        insn(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_xdp_load_bytes),
+        insn(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 2, 0),
+        insn(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, kFailed),
+        insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+    };
+    translated_ = filter::translate(filter.program(), code);
+    code.push_back(insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
+    instructions_ = code.size();
+    std::vector<char> log(1 << 16);
+    LIBBPF_OPTS(bpf_prog_load_opts, options);
+    options.log_buf = log.data();
+    options.log_size = static_cast<__u32>(log.size());
+    program_.reset(bpf_prog_load(BPF_PROG_TYPE_XDP, "vtap_filter", "GPL", code.data(), code.size(),
+                                 &options));
+    if (!program_) problem_ = std::string(std::strerror(errno)) + "\n" + log.data();
+  }
+
+  [[nodiscard]] const Result<void>& translated() const { return translated_; }
+  [[nodiscard]] const std::string& problem() const { return problem_; }
+  [[nodiscard]] std::size_t instructions() const { return instructions_; }
+
+  [[nodiscard]] bool matches(const Bytes& frame) const {
+    LIBBPF_OPTS(bpf_test_run_opts, options);
+    options.data_in = frame.data();
+    options.data_size_in = static_cast<__u32>(frame.size());
+    options.repeat = 1;
+    EXPECT_EQ(bpf_prog_test_run_opts(program_.get(), &options), 0) << std::strerror(errno);
+    EXPECT_NE(options.retval, static_cast<__u32>(kFailed));
+    return options.retval == 1;
+  }
+
+ private:
+  static constexpr int kFailed = 9;
+
+  UniqueFd window_, program_;
+  Result<void> translated_;
+  std::string problem_;
+  std::size_t instructions_ = 0;
+};
+
+class FilterTest : public BpfTest {};
+
+TEST_F(FilterTest, TheKernelJudgesAsLibpcapDoes) {
+  const std::vector<Bytes> frames = corpus(1, 3000);
+  std::size_t matched = 0;
+  std::size_t judged = 0;
+  for (const char* expression : kExpressions) {
+    const Result<Filter> filter = Filter::compile(expression);
+    ASSERT_TRUE(filter.ok()) << expression << ": " << filter.error().message;
+    const Harness harness(filter.value());
+    if (std::string_view(expression).find("protochain") != std::string_view::npos) {
+      EXPECT_FALSE(harness.translated().ok()) << "loops";
+      continue;
+    }
+    ASSERT_TRUE(harness.translated().ok())
+        << expression << ": " << harness.translated().error().message;
+    ASSERT_EQ(harness.problem(), "") << expression;
+    for (const Bytes& frame : frames) {
+      if (!runnable(io::ProgramHook::xdp, frame)) continue;
+      const bool wanted = filter.value().matches(frame);
+      const bool kernel = harness.matches(frame);
+      ++judged;
+      matched += wanted ? 1 : 0;
+      // Behind the window the kernel leaves it to the broker.
+      const bool exact = frame.size() <= filter::kWindowBytes;
+      ASSERT_TRUE(exact ? kernel == wanted : kernel || !wanted)
+          << expression << " of " << hex(frame) << ": kernel " << kernel;
+    }
+  }
+  std::printf("judged %zu matched %zu\n", judged, matched);
+  EXPECT_GT(judged, 50'000U);
+  EXPECT_GT(matched, judged / 20);
+}
+
+}  // namespace
+}  // namespace vtap::test
