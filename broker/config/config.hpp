@@ -9,6 +9,8 @@
 #include <vector>
 
 /// The configuration as the user wrote it (DESIGN 7.1), checked and typed, names resolved.
+#include "filter/filter.hpp"
+
 namespace vtap::config {
 
 struct Position {
@@ -127,6 +129,7 @@ struct Policy {
   std::vector<std::uint32_t> monitors;  ///< indexes into Config::monitors, at least one
   std::vector<Match> match;             ///< empty: every frame
   std::vector<Match> except;
+  std::optional<filter::Filter> filter;  ///< on top of match
   std::optional<Sample> sample;
   std::optional<Meter> meter;
   std::optional<std::uint32_t> slice;  ///< bytes

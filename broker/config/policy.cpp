@@ -38,6 +38,25 @@ void read_references(const Field& field, std::string_view kind, const std::vecto
   });
 }
 
+// ---- filter
+
+void read_filter(const Field& field, PolicyDraft& draft) {
+  constexpr std::string_view expected = "a pcap-filter(7) expression like \"tcp port 80\"";
+  const auto* expression = field.text(expected);
+  if (expression == nullptr) return;
+  if (expression->find_first_not_of(" \t\r\n") == std::string::npos ||
+      expression->find('\0') != std::string::npos) {
+    field.error("this is not " + std::string(expected) + "; for every frame leave the key out");
+    return;
+  }
+  auto filter = filter::Filter::compile(*expression);
+  if (filter) {
+    draft.policy.filter = std::move(*filter);
+  } else {
+    field.error("this is not " + std::string(expected) + ": " + filter.error().message);
+  }
+}
+
 // ---- sample
 
 constexpr std::uint64_t kMaxOneIn = 0xffff'ffff;
@@ -164,7 +183,7 @@ constexpr auto kPolicyKeys = std::to_array<Key<PolicyDraft>>({
      "monitors = [\"ids\"] with the names of its monitors"},
     {"match", [](const Field& f, PolicyDraft& draft) { read_matches(f, draft.policy.match); }},
     {"except", [](const Field& f, PolicyDraft& draft) { read_matches(f, draft.policy.except); }},
-    {"filter", not_served_yet<PolicyDraft>},
+    {"filter", read_filter},
     {"sample", read_sample},
     {"meter", read_meter},
     {"slice", read_slice},

@@ -234,6 +234,7 @@ class Resolver {
   /// Why the kernel cannot serve a policy; empty: it can (docs/decisions/0013).
   [[nodiscard]] std::string needs_broker(const config::Policy& policy,
                                          const Resolved& resolved) const {
+    if (policy.filter) return "it has a filter";
     if (policy.sample) return "it samples";
     if (policy.meter) return "it has a meter";
     if (policy.slice) return "it slices";

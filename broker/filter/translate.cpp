@@ -20,9 +20,7 @@ constexpr std::uint32_t kShiftLimit = 32;
 /// A fragment's own places to jump to; smaller numbers are classic instructions.
 enum Place : std::uint32_t { kOut = 0xfffffffd, kReject, kAccept };
 
-std::uint32_t bytes_of(std::uint16_t size) {
-  return size == BPF_W ? 4 : size == BPF_H ? 2 : 1;
-}
+std::uint32_t bytes_of(std::uint16_t size) { return size == BPF_W ? 4 : size == BPF_H ? 2 : 1; }
 
 class Translator {
  public:
@@ -47,7 +45,8 @@ class Translator {
   }
 
  private:
-  void emit(std::uint8_t op, std::uint8_t dst, std::uint8_t src, std::int16_t off, std::uint32_t imm) {
+  void emit(std::uint8_t op, std::uint8_t dst, std::uint8_t src, std::int16_t off,
+            std::uint32_t imm) {
     bpf_insn insn{};
     insn.code = op;
     insn.dst_reg = dst & 0xf;

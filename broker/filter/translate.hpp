@@ -14,10 +14,10 @@ namespace vtap::filter {
 /// Where a fragment finds what it reads, and leaves what it finds. It calls nothing, and uses r0 to
 /// r5 and kStack bytes of stack.
 enum FragmentRegister : std::uint8_t {
-  kVerdict = BPF_REG_0,  ///< at its end: 0: the frame does not match; 1: it does, or may
-  kWindow = BPF_REG_7,   ///< first byte of a copy of the frame's first bytes
-  kLength = BPF_REG_8,   ///< bytes of the frame on the wire
-  kAvailable = BPF_REG_9 ///< bytes of it in the copy: 1 to kWindowBytes
+  kVerdict = BPF_REG_0,   ///< at its end: 0: the frame does not match; 1: it does, or may
+  kWindow = BPF_REG_7,    ///< first byte of a copy of the frame's first bytes
+  kLength = BPF_REG_8,    ///< bytes of the frame on the wire
+  kAvailable = BPF_REG_9  ///< bytes of it in the copy: 1 to kWindowBytes
 };
 constexpr std::uint32_t kWindowBytes = 1024;
 constexpr std::uint32_t kWindowSlack = 4;  ///< readable bytes behind the window

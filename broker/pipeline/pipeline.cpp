@@ -11,6 +11,7 @@ namespace {
 
 SharedPlan::Policy make_policy(const config::Policy& config) {
   SharedPlan::Policy policy;
+  policy.filter = config.filter;
   if (config.once) policy.once = std::make_unique<Once>();
   if (config.sample) policy.sampler = std::make_unique<Sampler>(*config.sample);
   if (config.meter) policy.meter = std::make_unique<Meter>(*config.meter);
@@ -121,10 +122,20 @@ void Pipeline::classify(const Burst& burst) noexcept {
   }
 }
 
+FrameSet Pipeline::passed_by(const filter::Filter& filter, FrameSet frames,
+                             const Burst& burst) const noexcept {
+  FrameSet passed = 0;
+  for_each_frame(frames, [&](std::uint32_t i) {
+    if (filter.matches({umem_.at(burst.address[i]), burst.length[i]})) passed |= FrameSet{1} << i;
+  });
+  return passed;
+}
+
 void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept {
   const SharedPlan::Policy& rules = plan_.policies()[policy];
   PolicyCounters& counters = policy_counters_[policy];
   FrameSet frames = std::exchange(frames_of_[policy], 0);
+  if (rules.filter) frames = passed_by(*rules.filter, frames, burst);
   counters.matched_frames.add(count(frames));
   counters.matched_bytes.add(bytes_of(burst, frames));
   if (rules.once) {

@@ -29,6 +29,7 @@ class SharedPlan {
     std::uint32_t counter = 0;  ///< index into PolicyCounters::monitors
   };
   struct Policy {
+    std::optional<filter::Filter> filter;
     std::unique_ptr<Once> once;        ///< null: a packet may be taken at every port it crosses
     std::unique_ptr<Sampler> sampler;  ///< null: every frame
     std::unique_ptr<Meter> meter;      ///< null: no limit
@@ -102,6 +103,8 @@ class Pipeline {
 
   void parse(Burst& burst) const noexcept;
   void classify(const Burst& burst) noexcept;
+  [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,
+                                   const Burst& burst) const noexcept;
   void select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept;
   void send(const Burst& burst, std::uint32_t policy, FrameSet frames) noexcept;
   void fan_out(const Burst& burst) noexcept;

@@ -381,7 +381,8 @@ class Compiler {
       }
       set(for_broker, bit_at(i, 0));
       result.match_none = false;
-      if (!constrained_[i] && !rule.except && policy.except.empty()) result.match_all = true;
+      if (!constrained_[i] && !rule.except && policy.except.empty() && !policy.filter)
+        result.match_all = true;
     }
     result.tap_class = pool_.add(rules);
     result.broker_class = pool_.add(for_broker);

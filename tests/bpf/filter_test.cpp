@@ -70,8 +70,8 @@ class Harness {
     LIBBPF_OPTS(bpf_prog_load_opts, options);
     options.log_buf = log.data();
     options.log_size = static_cast<__u32>(log.size());
-    program_.reset(bpf_prog_load(BPF_PROG_TYPE_XDP, "vtap_filter", "GPL", code.data(), code.size(),
-                                 &options));
+    program_.reset(
+        bpf_prog_load(BPF_PROG_TYPE_XDP, "vtap_filter", "GPL", code.data(), code.size(), &options));
     if (!program_) problem_ = std::string(std::strerror(errno)) + "\n" + log.data();
   }
 

@@ -5,7 +5,8 @@
 
 namespace vtap::test {
 
-/// Filters as people write them, over the values that corpus() has, and what stretches the language.
+/// Filters as people write them, over the values that corpus() has, and what stretches the
+/// language.
 inline constexpr std::array kExpressions = {
     "ip",
     "ip6",
