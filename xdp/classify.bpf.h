@@ -391,19 +391,22 @@ static __always_inline __u64 vtap_any(__u64 rules, __u64 top) {
 /* Whether any policy whose rules are in these words takes the frame. */
 static __always_inline bool vtap_block_wanted(const struct vtap_tables* tables,
                                               const struct vtap_wide* selected, const __u64* tops,
-                                              __u64 first, __u64 n) {
+                                              const __u64* rejected, __u64 first, __u64 n) {
   struct vtap_block rules = vtap_rules(tables, selected, first, n);
-  struct vtap_block excepted;
+  struct vtap_block excepted = {};
   __u64 policies = 0;
   __u32 j;
 
   if (!(rules.word[0] | rules.word[1] | rules.word[2] | rules.word[3])) return false;
-  if (!config.classes.except_words) return true;
-  excepted = vtap_rules(tables, selected, config.classes.match_words + first, n);
+  if (!config.classes.except_words && !config.filters) return true;
+  if (config.classes.except_words)
+    excepted = vtap_rules(tables, selected, config.classes.match_words + first, n);
 #pragma unroll
   for (j = 0; j < VTAP_BLOCK; j++) {
     __u64 top = j < n ? tops[first + j] : 0;
-    policies |= vtap_any(rules.word[j], top) & ~vtap_any(excepted.word[j], top);
+    __u64 taken = vtap_any(rules.word[j], top) & ~vtap_any(excepted.word[j], top);
+    if (config.filters && j < n) taken &= ~rejected[(first + j) & (VTAP_MAX_WORDS - 1)];
+    policies |= taken;
   }
   return policies;
 }
@@ -411,54 +414,57 @@ static __always_inline bool vtap_block_wanted(const struct vtap_tables* tables,
 /* The policies of a word of a narrow plan: the tops of their segments. */
 static __always_inline __u64 vtap_narrow_policies(const struct vtap_tables* tables,
                                                   const struct vtap_narrow* selected,
-                                                  const __u64* tops, __u32 word) {
+                                                  const __u64* tops, const __u64* rejected,
+                                                  __u32 word) {
   __u64 policies;
 
   if (word >= tables->words) return 0;
   policies = vtap_any(selected->rules[word], tops[word]);
   if (tables->excepts) policies &= ~vtap_any(selected->excepted[word], tops[word]);
+  if (config.filters) policies &= ~rejected[word];
   return policies;
 }
 
 /* Whether there is any, for narrow plans, which most are: all in registers. */
 static __always_inline bool vtap_wanted_narrow(const struct vtap_tables* tables,
-                                               const struct vtap_key* key, __u32 tap_class,
+                                               const struct vtap_cpu* cpu, __u32 tap_class,
                                                const __u64* tops) {
   struct vtap_narrow selected;
   __u64 rules;
 
-  vtap_select_all((struct vtap_selected){.narrow = &selected}, tables, key, tap_class);
+  vtap_select_all((struct vtap_selected){.narrow = &selected}, tables, &cpu->key, tap_class);
   rules = selected.rules[0] | (tables->words > 1 ? selected.rules[1] : 0);
-  if (!rules || !tables->excepts) return rules;
-  return vtap_narrow_policies(tables, &selected, tops, 0) |
-         vtap_narrow_policies(tables, &selected, tops, 1);
+  if (!rules || (!tables->excepts && !config.filters)) return rules;
+  return vtap_narrow_policies(tables, &selected, tops, cpu->rejected, 0) |
+         vtap_narrow_policies(tables, &selected, tops, cpu->rejected, 1);
 }
 
 /*
- * Whether any policy of the tap with this class takes the frame. Global, not static: so the
- * verifier walks it once, by itself, and not once more for every state that a caller can be in (TC,
- * 64 + 64 words: 680,000 steps on 6.18, over the million on 7.3; now a tenth).
+ * Whether any policy of the tap with this class takes the frame with cpu->key. Global, not static:
+ * so the verifier walks it once, by itself, and not once more for every state that a caller can be
+ * in (TC, 64 + 64 words: 680,000 steps on 6.18, over the million on 7.3; now a tenth).
  */
-__noinline int vtap_wanted(const struct vtap_key* key, __u32 tap_class) {
+__noinline int vtap_wanted(const struct vtap_cpu* cpu, __u32 tap_class) {
   struct vtap_wide selected;
   struct vtap_tables tables;
   const __u64* tops;
   __u64 word;
 
-  if (!key) return false; /* nobody does; a global function has to look */
+  if (!cpu) return false; /* nobody does; a global function has to look */
   if (config.classes.match_words == 0) return false;
 
   if (!vtap_find_tables(&tables)) return false;
   tops = vtap_vector(&tables, config.classes.seg_top_class);
   if (config.classes.match_words <= VTAP_NARROW)
-    return vtap_wanted_narrow(&tables, key, tap_class, tops);
-  vtap_select_all((struct vtap_selected){.wide = &selected}, &tables, key, tap_class);
+    return vtap_wanted_narrow(&tables, cpu, tap_class, tops);
+  vtap_select_all((struct vtap_selected){.wide = &selected}, &tables, &cpu->key, tap_class);
 
   for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
     __u64 match_words = config.classes.match_words;
 
     if (word >= match_words) break;
-    if (vtap_block_wanted(&tables, &selected, tops, word, match_words - word)) return true;
+    if (vtap_block_wanted(&tables, &selected, tops, cpu->rejected, word, match_words - word))
+      return true;
   }
   return false;
 }
@@ -484,7 +490,9 @@ static __always_inline void vtap_block_policies(struct vtap_cpu* cpu,
 #pragma unroll
   for (j = 0; j < VTAP_BLOCK; j++)
     if (first + j < match_words)
-      cpu->policies[(first + j) & (VTAP_MAX_WORDS - 1)] = vtap_any(rules.word[j], tops[first + j]);
+      cpu->policies[(first + j) & (VTAP_MAX_WORDS - 1)] =
+          vtap_any(rules.word[j], tops[first + j]) &
+          (config.filters ? ~cpu->rejected[(first + j) & (VTAP_MAX_WORDS - 1)] : ~0ull);
   if (!config.classes.except_words) return;
   rules = vtap_rules(tables, selected, match_words + first, match_words - first);
 #pragma unroll
@@ -512,7 +520,8 @@ __noinline int vtap_policies_narrow(struct vtap_cpu* cpu, __u32 tap_class) {
 #pragma unroll
   for (j = 0; j < VTAP_NARROW; j++) {
     if (j >= tables.words) break;
-    who |= vtap_split(cpu, vtap_narrow_policies(&tables, &selected, tops, j), cloned[j], j);
+    who |= vtap_split(cpu, vtap_narrow_policies(&tables, &selected, tops, cpu->rejected, j),
+                      cloned[j], j);
   }
   return who;
 }

@@ -38,8 +38,8 @@ int vtap_leg(struct __sk_buff* skb) {
   struct vtap_port_counters* count = &cpu->port[number & (VTAP_MAX_PORTS - 1)];
   __u32 length = wire_length(skb);
   count->leg_seen++;
-  bool wanted = port->match_all ||
-                (read_key(skb, cpu, length, count) && vtap_wanted(&cpu->key, port->tap_class));
+  bool wanted =
+      port->match_all || (read_key(skb, cpu, length, count) && vtap_wanted(cpu, port->tap_class));
   if (wanted) {
     count->matched++;
     tee(skb, cpu, length, number, count);

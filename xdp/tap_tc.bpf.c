@@ -56,6 +56,7 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
 #include "select.bpf.h"
 
 #include "clone.bpf.h"
+#include "filter.bpf.h"
 
 enum { TCP_CSUM_AT = 16, TCP_OFFSET_AT = 12, UDP_HLEN = 8, USUAL_HEADERS = 66 };
 enum { PROTO_IPIP = 4, PROTO_UDP = 17, PROTO_IPV6 = 41, PROTO_GRE = 47, PROTO_SCTP = 132 };
@@ -140,8 +141,8 @@ static __always_inline int takers(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 len
     cpu->key.length = VTAP_ANY_LENGTH;
     if (cpu->key.tcp_flags != VTAP_NO_TCP_FLAGS) cpu->key.tcp_flags = VTAP_ANY_TCP_FLAGS;
   }
-  int who = config.clones ? vtap_policies(cpu, config.tap_class)
-                          : vtap_wanted(&cpu->key, config.tap_class);
+  int who =
+      config.clones ? vtap_policies(cpu, config.tap_class) : vtap_wanted(cpu, config.tap_class);
   bool looked_at_again = !config.match_none && config.leg_ifindex;
   if (ctx->gso_size && looked_at_again && may_be_fragmented(ctx, cpu)) who |= VTAP_FOR_BROKER;
   return who;
@@ -222,12 +223,17 @@ static __always_inline int original(struct vtap_port_counters* count, bool match
   return TC_ACT_UNSPEC;
 }
 
-SEC("tc")
-int vtap_tap_tc(struct __sk_buff* skb) {
-  struct vtap_cpu* cpu = this_cpu();
-  if (!cpu)
-    return config.mode == VTAP_MODE_INLINE ? (int)bpf_redirect(config.out_ifindex, 0)
-                                           : TC_ACT_UNSPEC;
+static __always_inline int plain_path(void) {
+  return config.mode == VTAP_MODE_INLINE ? (int)bpf_redirect(config.out_ifindex, 0) : TC_ACT_UNSPEC;
+}
+
+static __always_inline bool may_be_unfinished(vtap_ctx* ctx) {
+  if (!bpf_cast_to_kern_ctx) return true;
+  struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
+  return BPF_CORE_READ_BITFIELD(skb, ip_summed) == CHECKSUM_PARTIAL;
+}
+
+static __always_inline int tap(struct __sk_buff* skb, struct vtap_cpu* cpu) {
   struct vtap_port_counters* count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
   __u32 length = wire_length(skb);
   struct on_wire wire = on_wire(skb, cpu, length, count);
@@ -254,6 +260,24 @@ int vtap_tap_tc(struct __sk_buff* skb) {
   }
   if (monitors) clone_to_monitors(skb, monitors, wire);
   return original(count, true, frames);
+}
+
+SEC("tc")
+int vtap_tap_tc(struct __sk_buff* skb) {
+  struct vtap_cpu* cpu = this_cpu();
+  if (!cpu) return plain_path();
+  if (config.filters) {
+    reject_none(cpu);
+    if (!skb->gso_size) ask_filters(skb, cpu, wire_length(skb), may_be_unfinished(skb));
+  }
+  return tap(skb, cpu);
+}
+
+/* Behind the filters. */
+SEC("tc")
+int vtap_filtered_tc(struct __sk_buff* skb) {
+  struct vtap_cpu* cpu = this_cpu();
+  return cpu ? tap(skb, cpu) : plain_path();
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

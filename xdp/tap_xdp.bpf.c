@@ -26,6 +26,8 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
 
 #include "select.bpf.h"
 
+#include "filter.bpf.h"
+
 /* AF_XDP sockets of this port by RX queue. */
 struct {
   __uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -97,13 +99,10 @@ static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 
                                      struct vtap_port_counters* count) {
   if (config.match_none || length == 0) return false;
   if (config.match_all) return true;
-  return read_key(ctx, cpu, length, count) && vtap_wanted(&cpu->key, config.tap_class);
+  return read_key(ctx, cpu, length, count) && vtap_wanted(cpu, config.tap_class);
 }
 
-SEC("xdp.frags")
-int vtap_tap_xdp(struct xdp_md* ctx) {
-  struct vtap_cpu* cpu = this_cpu();
-  if (!cpu) return plain_path();
+static __always_inline int tap(struct xdp_md* ctx, struct vtap_cpu* cpu) {
   struct vtap_port_counters* count = &cpu->port[config.port & (VTAP_MAX_PORTS - 1)];
   __u32 length = bpf_xdp_get_buff_len(ctx);
   count->rx_frames++;
@@ -113,6 +112,24 @@ int vtap_tap_xdp(struct xdp_md* ctx) {
   if (config.capture == VTAP_CAPTURE_REDIRECT) return redirect(ctx, length, count);
   tee(ctx, cpu, length, config.port, count);
   return original(count, true);
+}
+
+SEC("xdp.frags")
+int vtap_tap_xdp(struct xdp_md* ctx) {
+  struct vtap_cpu* cpu = this_cpu();
+  if (!cpu) return plain_path();
+  if (config.filters) {
+    reject_none(cpu);
+    ask_filters(ctx, cpu, bpf_xdp_get_buff_len(ctx), false);
+  }
+  return tap(ctx, cpu);
+}
+
+/* Behind the filters. */
+SEC("xdp.frags")
+int vtap_filtered_xdp(struct xdp_md* ctx) {
+  struct vtap_cpu* cpu = this_cpu();
+  return cpu ? tap(ctx, cpu) : plain_path();
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -69,11 +69,14 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
                                                const io::ClassMaps& classes,
                                                const io::CloneMaps& clones) {
   const config::Mode mode = plan.config.taps[place.tap].mode;
+  const auto filters = io::filters_of(plan.config, plan.tables, place.tap);
   std::vector<Station> stations;
   const auto add = [&](host::Direction direction, host::Hook hook) -> Result<void> {
+    vtap_port_config config = constants(plan, how, place, leg);
+    config.filters = filters.empty() || config.match_all != 0 ? 0 : 1;
     auto programs =
         io::TapPrograms::load(hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
-                              constants(plan, how, place, leg), memory, classes, clones);
+                              config, memory, classes, clones, filters);
     if (!programs) return programs.error();
     stations.push_back({direction, hook, std::move(*programs)});
     return {};

@@ -293,7 +293,46 @@ class Translator {
   std::size_t out_ = 0, accept_ = 0, end_ = 0;
 };
 
+/// Bytes in front of which no checksum of an inner frame can be: behind the least outer headers.
+constexpr std::uint32_t kFirstInner = 14 + 20 + 8 + 8 + 14 + 20 + 6;
+
+/// Whether bytes [at, at + n) may hold a checksum, where the L4 header begins at `l4` or up to two
+/// tags behind it.
+bool overlaps_checksum(std::uint32_t at, std::uint32_t n, std::uint32_t l4) {
+  constexpr std::uint32_t two_tags = 8;
+  constexpr std::uint32_t udp_at = 6;
+  constexpr std::uint32_t tcp_at = 16;
+  for (std::uint32_t tags = 0; tags <= two_tags; tags += 4) {
+    for (const std::uint32_t field : {udp_at, tcp_at}) {
+      const std::uint32_t first = l4 + tags + field;
+      if (at < first + 2 && first < at + n) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
+
+bool may_read_checksum(std::span<const Instruction> program) {
+  constexpr std::uint32_t ethernet = 14;
+  constexpr std::uint32_t ipv4 = 20;
+  constexpr std::uint32_t ipv6 = 40;
+  // X is the length of an IPv4 header, or anything.
+  const bool plain_x = std::ranges::none_of(program, [](const Instruction& insn) {
+    const bool sets_x = BPF_CLASS(insn.code) == BPF_LDX && BPF_MODE(insn.code) != BPF_MSH;
+    return sets_x || insn.code == (BPF_MISC | BPF_TAX);
+  });
+  return std::ranges::any_of(program, [&](const Instruction& insn) {
+    if (BPF_CLASS(insn.code) != BPF_LD) return false;
+    const std::uint32_t n = bytes_of(BPF_SIZE(insn.code));
+    if (BPF_MODE(insn.code) == BPF_IND) {
+      return !plain_x || insn.k >= kFirstInner - ipv4 || overlaps_checksum(insn.k, n, ethernet);
+    }
+    if (BPF_MODE(insn.code) != BPF_ABS) return false;
+    return insn.k >= kFirstInner || overlaps_checksum(insn.k, n, ethernet + ipv4) ||
+           overlaps_checksum(insn.k, n, ethernet + ipv6);
+  });
+}
 
 Result<void> translate(std::span<const Instruction> program, std::vector<bpf_insn>& code) {
   return Translator(program, code).run();

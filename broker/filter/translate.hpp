@@ -27,4 +27,8 @@ constexpr std::uint32_t kStack = 64;
 /// behind the window is 1. Error (unsupported): what eBPF cannot do the same way, or too long.
 Result<void> translate(std::span<const Instruction> program, std::vector<bpf_insn>& code);
 
+/// Whether a program may read the checksum field of TCP or UDP, which a sender may leave to be
+/// computed: by a look at where its loads can lead. False is sure.
+bool may_read_checksum(std::span<const Instruction> program);
+
 }  // namespace vtap::filter

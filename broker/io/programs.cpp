@@ -271,6 +271,29 @@ TapPrograms::~TapPrograms() = default;
 
 namespace {
 
+/// Not loaded: nobody calls it.
+void leave_out(bpf_object* object, const char* program, bool out) {
+  bpf_program* const found = bpf_object__find_program_by_name(object, program);
+  if (found != nullptr) bpf_program__set_autoload(found, !out);
+}
+
+/// Puts the generated program, and the one behind it, into their slots.
+Result<void> chain(ProgramHook hook, const vtap_port_config& config,
+                   const std::vector<PortFilter>& filters, const TeeMemory& memory, bpf_map* slots,
+                   bpf_map* out, bpf_program* behind) {
+  const int slots_fd = bpf_map__fd(slots);
+  auto program = load_filters(hook, config, filters, memory.cpus_fd(), slots_fd,
+                              out == nullptr ? -1 : bpf_map__fd(out));
+  if (!program) return program.error();
+  const std::pair<std::uint32_t, int> entries[] = {{VTAP_CHAIN_FILTERED, bpf_program__fd(behind)},
+                                                   {VTAP_CHAIN_FILTERS, program->get()}};
+  for (const auto& [key, fd] : entries) {
+    if (bpf_map_update_elem(slots_fd, &key, &fd, BPF_ANY) != 0)
+      return bpf_error("putting the filters in front of a tap program", -errno);
+  }
+  return {};
+}
+
 Result<void> set_output(bpf_map* out, const vtap_port_config& config) {
   const std::uint32_t zero = 0;
   if (config.mode != VTAP_MODE_INLINE) return {};
@@ -282,7 +305,8 @@ Result<void> set_output(bpf_map* out, const vtap_port_config& config) {
 
 Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& config,
                                       const TeeMemory& memory, const ClassMaps& classes,
-                                      const CloneMaps& clones) {
+                                      const CloneMaps& clones,
+                                      const std::vector<PortFilter>& filters) {
   auto state = std::make_unique<State>();
   const auto nothing = [](bpf_object*) { return Result<void>{}; };
   const auto share = [&](bpf_object* object) { return share_maps(object, memory, classes); };
@@ -292,10 +316,16 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
     if (!stub) return stub.error();
     auto tap = load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>(
         "the TC tap program", config, [&](bpf_object* object) {
+          leave_out(object, "vtap_filtered_tc", config.filters == 0);
           auto done = share(object);
           return done ? clones.maps().share_with(object) : done;
         });
     if (!tap) return tap.error();
+    if (config.filters != 0) {
+      auto done = chain(hook, config, filters, memory, (*tap)->maps.chain, nullptr,
+                        (*tap)->progs.vtap_filtered_tc);
+      if (!done) return done.error();
+    }
     state->stub_tc = std::move(*stub);
     state->tap_tc = std::move(*tap);
     return TapPrograms(std::move(state));
@@ -306,12 +336,18 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
   bpf_map* const out = (*stub)->maps.out;
   if (auto done = set_output(out, config); !done) return done.error();
   const auto share_all = [&](bpf_object* object) {
+    leave_out(object, "vtap_filtered_xdp", config.filters == 0);
     auto done = share(object);
     return done ? reuse(object, "out", bpf_map__fd(out)) : done;
   };
   auto tap = load_skeleton<TapXdp, tap_xdp_bpf__open, tap_xdp_bpf__load>("the XDP tap program",
                                                                          config, share_all);
   if (!tap) return tap.error();
+  if (config.filters != 0) {
+    auto done = chain(hook, config, filters, memory, (*tap)->maps.chain, out,
+                      (*tap)->progs.vtap_filtered_xdp);
+    if (!done) return done.error();
+  }
   auto heartbeats =
       Mapping::open(bpf_map__fd((*tap)->maps.heartbeats), sizeof(std::uint64_t) * VTAP_MAX_QUEUES);
   if (!heartbeats) return heartbeats.error();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "io/bpf.hpp"
+#include "io/filters.hpp"
 #include "io/tee.hpp"
 #include "plan/plan.hpp"
 #include "vtap/fd.hpp"
@@ -64,17 +65,16 @@ class CloneMaps {
   std::vector<std::vector<std::uint32_t>> pairs_;
 };
 
-enum class ProgramHook : std::uint8_t { xdp, tc };
-
 /// The two programs of a tap port: the stub that is attached, and the plan's, which the stub
 /// tail-calls while it is engaged. When this object, or the process, dies, the slot empties itself
 /// and the stub is a wire.
 class TapPrograms {
  public:
-  /// `output`: ifindex of the other port, for inline.
+  /// `filters`: of policies on this tap, if config.filters.
   static Result<TapPrograms> load(ProgramHook hook, const vtap_port_config& config,
                                   const TeeMemory& memory, const ClassMaps& classes,
-                                  const CloneMaps& clones);
+                                  const CloneMaps& clones,
+                                  const std::vector<PortFilter>& filters = {});
 
   TapPrograms(TapPrograms&&) noexcept;
   TapPrograms& operator=(TapPrograms&&) noexcept;

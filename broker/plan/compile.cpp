@@ -398,6 +398,16 @@ class Compiler {
 
 }  // namespace
 
+std::vector<std::pair<std::uint32_t, std::uint64_t>> Tables::tops_of(std::uint32_t policy) const {
+  std::vector<std::pair<std::uint32_t, std::uint64_t>> tops;
+  for (std::uint32_t bit = 0; bit < policy_of_bit.size(); ++bit) {
+    if (policy_of_bit[bit] != policy) continue;
+    if (tops.empty() || tops.back().first != bit / 64) tops.emplace_back(bit / 64, 0);
+    tops.back().second |= std::uint64_t{1} << (bit % 64);
+  }
+  return tops;
+}
+
 Result<Tables> compile(const config::Config& config, std::vector<Placement> placements) {
   auto layout = lay_out(config);
   if (!layout) return layout.error();

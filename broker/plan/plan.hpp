@@ -51,6 +51,10 @@ struct Tables {
   std::vector<std::uint32_t> policy_of_bit;
   std::vector<Placement> placements;  ///< by policy
 
+  /// The segment-top bits of a policy, by word.
+  [[nodiscard]] std::vector<std::pair<std::uint32_t, std::uint64_t>> tops_of(
+      std::uint32_t policy) const;
+
   [[nodiscard]] std::uint32_t stride() const noexcept {
     return config.match_words + config.except_words;
   }

@@ -271,7 +271,14 @@ struct vtap_cpu {
   struct vtap_port_counters port[VTAP_MAX_PORTS];
   __u32 free_ring[VTAP_RING_SLOTS]; /* frame numbers, broker to program */
   struct vtap_desc desc_ring[VTAP_RING_SLOTS];
-  __u8 headers[VTAP_WINDOW + 64]; /* private to the programs: what the parser reads */
+  __u8 headers[VTAP_WINDOW + 64]; /* private to the programs: what parser and filters read */
+  /* For the filters: bytes of the frame, those of it in headers, and whether its checksum may be
+   * unfinished; and from them: seg_top bits of the policies whose filter rejects the frame. */
+  __u32 frame_length;
+  __u32 available;
+  __u32 unfinished;
+  __u32 reserved;
+  __u64 rejected[VTAP_MAX_WORDS];
   struct vtap_key key;            /* private to the programs */
   __u64 policies[VTAP_MAX_WORDS]; /* private to the programs: seg_top bits of those that clone */
   struct vtap_walk walk;          /* private to the programs */
@@ -349,6 +356,9 @@ struct vtap_clone_counters {
 enum vtap_mode { VTAP_MODE_INLINE = 0, VTAP_MODE_HOST = 1, VTAP_MODE_SPAN = 2 };
 enum vtap_capture { VTAP_CAPTURE_TEE = 0, VTAP_CAPTURE_REDIRECT = 1, VTAP_CAPTURE_CLONE = 2 };
 
+/* The programs of a port that has filters, behind the first. */
+enum { VTAP_CHAIN_FILTERS = 0, VTAP_CHAIN_FILTERED = 1, VTAP_CHAIN_LENGTH = 2 };
+
 /* Constants of one program, one program per tap port; the verifier folds them. */
 struct vtap_port_config {
   __u32 port; /* index of the counters */
@@ -363,6 +373,7 @@ struct vtap_port_config {
   __u32 match_none;  /* no policy of the broker on this tap */
   __u32 clones;      /* a policy on this tap is served by the kernel (TC) */
   __u32 tap_class;   /* vector of the rules that apply to this tap */
+  __u32 filters;     /* a generated program judges the filters of policies on this tap */
   __u32 leg_ifindex; /* TC: where packets go that only the kernel can cut; 0: nowhere */
   __u64 stale_ns;    /* redirect: plain path when the heartbeat is older */
   struct vtap_class_config classes;

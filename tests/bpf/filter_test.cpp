@@ -4,6 +4,7 @@
 
 #include <bpf/bpf.h>
 #include <linux/bpf.h>
+#include <vtap/parse.h>
 
 #include <cerrno>
 #include <cstring>
@@ -11,7 +12,9 @@
 
 #include "bpf/rig.hpp"
 #include "filter/translate.hpp"
+#include "plan/classifier.hpp"
 #include "support/expressions.hpp"
+#include "support/random_config.hpp"
 #include "vtap/fd.hpp"
 
 namespace vtap::test {
@@ -130,6 +133,63 @@ TEST_F(FilterTest, TheKernelJudgesAsLibpcapDoes) {
   std::printf("judged %zu matched %zu\n", judged, matched);
   EXPECT_GT(judged, 50'000U);
   EXPECT_GT(matched, judged / 20);
+}
+
+/// Random plans with filters on some of their policies: a frame is copied if some policy's match
+/// and filter both take it.
+void compare_plan(io::ProgramHook hook, std::uint64_t seed, std::size_t* copied,
+                  std::size_t* rejected) {
+  Random random(seed);
+  config::Config config = random_config(seed);
+  for (auto& policy : config.policies) {
+    if (!random.percent(70)) continue;
+    const char* const expression =
+        kExpressions[random.below(static_cast<std::uint32_t>(kExpressions.size()))];
+    policy.filter = require(Filter::compile(expression));
+  }
+  const Compiled plan(config);
+  const plan::Classifier classifier(plan.tables);
+  std::vector<std::uint64_t> words(classifier.words() + 1);
+  const auto tap = static_cast<std::uint32_t>(seed % config.taps.size());
+  Tee tee(8);
+  vtap_port_config constants_of_tap = constants(plan.tables, tap, tee);
+  const auto filters = io::filters_of(config, plan.tables, tap);
+  constants_of_tap.filters = filters.empty() || constants_of_tap.match_all != 0 ? 0 : 1;
+  Tap programs(hook, constants_of_tap, tee, plan, filters);
+  for (const Bytes& frame : corpus(seed, 200)) {
+    if (!runnable(hook, frame) || frame.size() > filter::kWindowBytes) continue;
+    vtap_key key;
+    const auto length = static_cast<__u32>(frame.size());
+    vtap_parse(frame.data(), length, length, &key);
+    classifier.classify(key, tap, words.data());
+    bool wanted = false;
+    bool kernel_only = true;  // no policy with a filter that the kernel cannot judge
+    classifier.for_each_policy(words.data(), [&](std::uint32_t number) {
+      const auto& filter = config.policies[number].filter;
+      const bool takes = !filter || filter->matches(frame);
+      std::vector<bpf_insn> code;
+      if (filter && !filter::translate(filter->program(), code)) kernel_only = false;
+      *rejected += takes ? 0 : 1;
+      wanted |= takes;
+    });
+    if (!kernel_only && !wanted) continue;
+    tee.give(1);
+    ASSERT_EQ(programs.run(frame), Fate::passed);
+    ASSERT_EQ(tee.take().size(), wanted ? 1U : 0U)
+        << name_of(hook) << ", config " << seed << ", frame " << hex(frame);
+    *copied += wanted ? 1 : 0;
+  }
+}
+
+TEST_F(FilterTest, APolicyTakesWhatItsMatchAndItsFilterTake) {
+  std::size_t copied = 0;
+  std::size_t rejected = 0;
+  for (std::uint64_t seed = 0; seed < 24; ++seed) {
+    for (const auto hook : {io::ProgramHook::xdp, io::ProgramHook::tc})
+      ASSERT_NO_FATAL_FAILURE(compare_plan(hook, seed, &copied, &rejected));
+  }
+  EXPECT_GT(copied, 300U);
+  EXPECT_GT(rejected, 300U);
 }
 
 }  // namespace

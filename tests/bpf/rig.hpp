@@ -124,10 +124,12 @@ config::Config no_policy();
 /// Programs of one tap port.
 class Tap {
  public:
-  Tap(io::ProgramHook hook, const vtap_port_config& config, const Tee& tee, const Compiled& plan)
+  /// `filters`: with config.filters.
+  Tap(io::ProgramHook hook, const vtap_port_config& config, const Tee& tee, const Compiled& plan,
+      const std::vector<io::PortFilter>& filters = {})
       : hook_(hook),
-        programs_(
-            require(io::TapPrograms::load(hook, config, tee.memory(), plan.maps, plan.clones))) {}
+        programs_(require(
+            io::TapPrograms::load(hook, config, tee.memory(), plan.maps, plan.clones, filters))) {}
 
   [[nodiscard]] io::TapPrograms& programs() { return programs_; }
   Fate run(const Bytes& frame) { return run_program(programs_.plan_fd(), hook_, frame); }

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vtap/abi.h>
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "filter/filter.hpp"
+#include "plan/plan.hpp"
+#include "vtap/fd.hpp"
+#include "vtap/result.hpp"
+
+namespace vtap::io {
+
+enum class ProgramHook : std::uint8_t { xdp, tc };
+
+/// A filter of one tap, and the policy that has it: its seg_top bits, by word.
+struct PortFilter {
+  const filter::Filter* filter = nullptr;
+  std::vector<std::pair<std::uint32_t, std::uint64_t>> tops;
+};
+
+/// Of the policies on a tap.
+std::vector<PortFilter> filters_of(const config::Config& config, const plan::Tables& tables,
+                                   std::uint32_t tap);
+
+/// Loads the generated program of a port (docs/decisions/0015): notes in vtap_cpu::rejected which
+/// policies' filters reject the frame in vtap_cpu::headers, and goes on with the program behind it.
+/// Filters that have no translation are left out. `out_fd`: the devmap of an inline port at XDP.
+Result<UniqueFd> load_filters(ProgramHook hook, const vtap_port_config& config,
+                              const std::vector<PortFilter>& filters, int cpus_fd, int chain_fd,
+                              int out_fd);
+
+}  // namespace vtap::io
