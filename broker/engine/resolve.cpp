@@ -7,6 +7,7 @@
 #include <optional>
 #include <sstream>
 
+#include "filter/translate.hpp"
 #include "host/attach.hpp"
 
 namespace vtap::engine {
@@ -377,6 +378,15 @@ bool Resolved::in_kernel(const config::Config& config, std::uint32_t monitor) co
 
 namespace {
 
+/// Who judges a policy's filter.
+std::string filter_note(const config::Policy& policy) {
+  if (!policy.filter) return {};
+  std::vector<bpf_insn> code;
+  const Result<void> translated = filter::translate(policy.filter->program(), code);
+  if (translated) return ", filter in the kernel and in the broker";
+  return ", filter in the broker alone (" + translated.error().message + ")";
+}
+
 /// Where a copy could come back and not be known as one: marks stay within the namespace, and XDP
 /// sees none.
 std::string loop_warnings(const config::Config& config, const Resolved& resolved) {
@@ -429,7 +439,7 @@ std::string describe(const config::Config& config, const Resolved& resolved) {
     text << "policy " << policy.name << ": placement "
          << (how.placement == plan::Placement::kernel ? "kernel" : "broker") << " (" << how.why
          << "), taps " << names(policy.taps, config.taps) << ", monitors "
-         << names(policy.monitors, config.monitors) << '\n';
+         << names(policy.monitors, config.monitors) << filter_note(policy) << '\n';
   }
   text << loop_warnings(config, resolved);
   return text.str();

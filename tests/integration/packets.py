@@ -7,7 +7,8 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 LEFT_MAC = bytes.fromhex("020000000001")
 RIGHT_MAC = bytes.fromhex("020000000002")
@@ -168,6 +169,22 @@ def sized(length: int, number: int = 0) -> bytes:
     """A frame of exactly `length` bytes (at least 14) of the experimental type."""
     body = struct.pack("!I", number) + bytes(i & 0xFF for i in range(max(0, length - 18)))
     return ether(body)[:length]
+
+
+def write_pcap(path: Path, frames: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for frame in frames:
+            file.write(struct.pack("=IIII", 0, 0, len(frame), len(frame)) + frame)
+
+
+def read_pcap(path: Path) -> list[bytes]:
+    data, at, frames = path.read_bytes(), 24, []
+    while at < len(data):
+        length, = struct.unpack_from("=I", data, at + 8)
+        frames.append(data[at + 16:at + 16 + length])
+        at += 16 + length
+    return frames
 
 
 def udp_segments() -> bool:
