@@ -171,6 +171,17 @@ def sized(length: int, number: int = 0) -> bytes:
     return ether(body)[:length]
 
 
+class Unfinished:
+    """One frame whose checksum its sender leaves to be computed; `whole` is how it is on a wire."""
+
+    def __init__(self, whole: bytes) -> None:
+        position, pseudo, segment = checksum_position(whole)
+        start = len(whole) - len(segment)
+        self.whole = whole
+        self.frame = whole[:position] + struct.pack("!H", ones_sum(pseudo)) + whole[position + 2:]
+        self.vnet = struct.pack("=BBHHHH", 1, 0, 0, 0, start, position - start)
+
+
 def write_pcap(path: Path, frames: Iterable[bytes]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))

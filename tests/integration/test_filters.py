@@ -84,6 +84,21 @@ def test_super_packets_are_judged_when_they_are_cut() -> None:
             assert_frames(expected, lab.monitor(0).receive(len(expected)), "copies")
 
 
+@pytest.mark.parametrize("expression", ["tcp[16:2] & 1 = 0", "ether[50:2] & 1 = 0"])
+def test_checksums_that_are_not_there_yet(expression: str) -> None:
+    """A filter may ask for what is computed only for the copy."""
+    sent = [packets.Unfinished(packets.ip_frame("tcp", os.urandom(60))) for _ in range(60)]
+    with Lab() as lab:
+        lab.open_wires()
+        text = config([inline(capture="tee", hook="tc")], monitors(1), [policy(filter=expression)])
+        with Broker(lab, text):
+            for packet in sent:
+                lab.left.send_super(packet)
+            expected = chosen(expression, [packet.whole for packet in sent])
+            assert 0 < len(expected) < len(sent)
+            assert_frames(expected, lab.monitor(0).receive(len(expected)), "copies")
+
+
 def test_match_and_filter_both() -> None:
     with Lab(monitors=2) as lab:
         lab.open_wires()
