@@ -228,7 +228,7 @@ static __always_inline int plain_path(void) {
 }
 
 static __always_inline bool may_be_unfinished(vtap_ctx* ctx) {
-  if (!bpf_cast_to_kern_ctx) return true;
+  if (!bpf_cast_to_kern_ctx) return bpf_csum_level(ctx, BPF_CSUM_LEVEL_QUERY) < 0;
   struct sk_buff___vtap* skb = bpf_cast_to_kern_ctx(ctx);
   return BPF_CORE_READ_BITFIELD(skb, ip_summed) == CHECKSUM_PARTIAL;
 }

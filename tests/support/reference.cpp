@@ -213,7 +213,12 @@ std::vector<std::uint32_t> policies(const config::Config& config, std::uint32_t 
 }
 
 std::vector<std::uint32_t> policies(const config::Config& config, std::uint32_t tap, View frame) {
-  return policies(config, tap, read_fields(frame));
+  std::vector<std::uint32_t> taken = policies(config, tap, read_fields(frame));
+  std::erase_if(taken, [&](std::uint32_t policy) {
+    const auto& filter = config.policies[policy].filter;
+    return filter && !filter->matches(frame);
+  });
+  return taken;
 }
 
 }  // namespace vtap::test
