@@ -25,8 +25,16 @@ struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, 1);
   __uint(key_size, sizeof(__u32));
-  __uint(value_size, 2 * VTAP_MAX_WORDS * sizeof(__u64));
+  __uint(value_size, sizeof(__u64));
 } vectors SEC(".maps");
+
+/* Of a paged plan; room for config.classes.pages of them. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, VTAP_PAGE_WORDS * sizeof(__u64));
+} pages SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -35,11 +43,12 @@ struct {
   __type(value, struct vtap_fields);
 } fields SEC(".maps");
 
+/* Room for config.classes.buckets4 buckets. */
 struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, 1);
-  __uint(key_size, 4);
-  __uint(value_size, sizeof(__u32));
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, sizeof(struct vtap_bucket4));
 } hosts4 SEC(".maps");
 
 /* The root and, behind it, the blocks; room for config.classes.trie4_entries. */
@@ -72,35 +81,30 @@ struct {
   __uint(value_size, sizeof(__u32));
 } macs SEC(".maps");
 
-enum {
-  VTAP_NARROW = 2,    /* words of a plan that is classified in registers */
-  VTAP_TWO_ENDED = 3, /* dimensions: addresses, ports, MACs */
-  VTAP_ONE_ENDED = 8,
-};
-
-/* What a frame selects, of a narrow plan: no vector is kept, its words are ANDed at once. */
-struct vtap_narrow {
-  __u64 rules[VTAP_NARROW];
-  __u64 excepted[VTAP_NARROW];
+/* What a frame selects, of a flat plan: no vector is kept, its words are ANDed at once. */
+struct vtap_flat {
+  __u64 rules[VTAP_FLAT_WORDS];
+  __u64 excepted[VTAP_FLAT_WORDS];
   const __u64* pending; /* source end of an `either` pair */
 };
 
-/* The numbers of the vectors that a frame selects, of a wide one: addresses would take twice the
- * stack. The verifier knows `dims` and so both counts, which makes every index below a constant to
+/* Of a paged one: the words in which all vectors have a bit; the vectors' numbers stay in the CPU's
+ * memory. The verifier knows `dims` and so both counts, which makes every index below a constant to
  * it. The counts are 64 bits wide because it forgets a narrower constant when the compiler spills
  * another value into the same eight bytes of stack. */
-struct vtap_wide {
+struct vtap_paged {
   __u64 count;
   __u64 either_count;
-  __u32 all[1 + 2 * VTAP_TWO_ENDED + VTAP_ONE_ENDED]; /* ANDed, the tap's among them */
-  __u32 either[2 * VTAP_TWO_ENDED];                   /* pairs: ORed, then ANDed */
+  struct vtap_selection* to;
+  const __u64* pending;
+  __u64 sums[VTAP_MAX_SUMS];
 };
 
 /* One of the two, the other is NULL, constants both: where the select functions put what they find.
  */
 struct vtap_selected {
-  struct vtap_narrow* narrow;
-  struct vtap_wide* wide;
+  struct vtap_flat* flat;
+  struct vtap_paged* paged;
 };
 
 /* Index of a field array. The key holds nothing larger; the verifier wants to see it, and the empty
@@ -122,12 +126,21 @@ struct vtap_tables {
   __u64 dims;
   __u64 mask;    /* of a vector's number */
   __u64 words;   /* match words of a vector */
-  __u64 stride;  /* all of them */
+  __u64 stride;  /* words of one as it is stored */
   __u64 excepts; /* whether there are any */
   const __u64* vectors;
+  const __u64* pages;
   const struct vtap_fields* class_of;
   const __u32* trie4;
 };
+
+/* Words of a stored vector (abi.h). */
+static __always_inline __u32 vtap_stride(void) {
+  __u32 words = config.classes.match_words + config.classes.except_words;
+  __u32 sums = config.classes.sum_words;
+
+  return sums ? sums + words / VTAP_PAGE_WORDS / 2 : words;
+}
 
 static __always_inline __u64 vtap_uses(const struct vtap_tables* tables, __u32 dims) {
   return tables->dims & dims;
@@ -152,12 +165,13 @@ static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
   tables->dims = vtap_whole(config.classes.dims);
   tables->mask = vtap_whole(config.classes.vectors - 1);
   tables->words = vtap_whole(config.classes.match_words);
-  tables->stride = vtap_whole(config.classes.match_words + config.classes.except_words);
+  tables->stride = vtap_whole(vtap_stride());
   tables->excepts = vtap_whole(config.classes.except_words);
   tables->vectors = bpf_map_lookup_elem(&vectors, &zero);
+  tables->pages = bpf_map_lookup_elem(&pages, &zero);
   tables->class_of = bpf_map_lookup_elem(&fields, &zero);
   tables->trie4 = bpf_map_lookup_elem(&trie4, &zero);
-  return tables->vectors && tables->class_of && tables->trie4;
+  return tables->vectors && tables->pages && tables->class_of && tables->trie4;
 }
 
 /* A mask, not a comparison: that would double the states the verifier walks, vector by vector. */
@@ -179,17 +193,31 @@ static __always_inline __u32 vtap_trie4_step(const __u32* trie4_table, __u32 ent
 /* Addresses are copied to the stack for a lookup: to vtap_wanted() the frame's key is memory of a
  * kind that helpers do not take as a map key (6.1). */
 
+/* VTAP_NO_CLASS: not one of the exact addresses. No branch depends on where it is. */
+static __always_inline __u32 vtap_class_of_host4(const __u8* addr) {
+  __u32 zero = 0;
+  const struct vtap_bucket4* bucket = bpf_map_lookup_elem(&hosts4, &zero);
+  __u32 number = VTAP_NO_CLASS;
+  __u32 key, place;
+
+  if (!bucket) return number;
+  vtap_copy((__u8*)&key, addr, sizeof(key));
+  bucket += vtap_bucket4_of(key, config.classes.bucket4_seed, config.classes.buckets4);
+#pragma unroll
+  for (place = 0; place < VTAP_BUCKET4_PLACES; place++)
+    if (bucket->addr[place] == key && bucket->number[place] != VTAP_NO_CLASS)
+      number = bucket->number[place];
+  return number;
+}
+
 static __always_inline __u32 vtap_class_of_ipv4(const struct vtap_tables* tables,
                                                 const __u8* addr) {
-  const __u32* host = 0;
-  __u8 key[4];
   __u32 entry;
 
   if (vtap_uses(tables, VTAP_DIM_HOST4)) {
-    vtap_copy(key, addr, sizeof(key));
-    host = bpf_map_lookup_elem(&hosts4, key);
+    __u32 number = vtap_class_of_host4(addr);
+    if (number != VTAP_NO_CLASS) return number;
   }
-  if (host) return *host;
   if (!vtap_uses(tables, VTAP_DIM_TRIE4)) return config.classes.default_addr;
   entry = tables->trie4[vtap_low16(addr[0] << 8 | addr[1])];
   entry = vtap_trie4_step(tables->trie4, entry, addr[2]);
@@ -224,47 +252,47 @@ static __always_inline __u32 vtap_class_of_mac(const __u8* mac, __u8 valid) {
   return found ? *found : config.classes.default_mac;
 }
 
+/* The words of a flat plan, or the sums of a paged one: `first` and `second` are ORed. */
+static __always_inline void vtap_combine(struct vtap_selected to, const struct vtap_tables* tables,
+                                         const __u64* first, const __u64* second) {
+  struct vtap_flat* flat = to.flat;
+  const __u64 excepts = tables->words;
+  __u32 i;
+
+  if (!flat) {
+#pragma unroll
+    for (i = 0; i < VTAP_MAX_SUMS; i++)
+      if (i < config.classes.sum_words) to.paged->sums[i] &= first[i] | second[i];
+    return;
+  }
+  flat->rules[0] &= first[0] | second[0];
+  if (tables->words > 1) flat->rules[1] &= first[1] | second[1];
+  if (!tables->excepts) return;
+  flat->excepted[0] &= first[excepts] | second[excepts];
+  if (tables->words > 1) flat->excepted[1] &= first[excepts + 1] | second[excepts + 1];
+}
+
 /* The select functions take the vectors that the frame's values stand for. */
 static __always_inline void vtap_select(struct vtap_selected to, const struct vtap_tables* tables,
                                         __u32 number) {
-  struct vtap_narrow* narrow = to.narrow;
+  const __u64* vector = vtap_vector(tables, number);
 
-  if (narrow) {
-    const __u64* vector = vtap_vector(tables, number);
-
-    narrow->rules[0] &= vector[0];
-    if (tables->words > 1) narrow->rules[1] &= vector[1];
-    if (tables->excepts) {
-      narrow->excepted[0] &= vector[tables->words];
-      if (tables->words > 1) narrow->excepted[1] &= vector[tables->words + 1];
-    }
-  } else {
-    to.wide->all[to.wide->count++] = number;
-  }
+  vtap_combine(to, tables, vector, vector);
+  if (!to.flat) to.paged->to->all[to.paged->count++] = number;
 }
 
 /* The two ends of an `either` key come in the order source, destination. */
 static __always_inline void vtap_select_either(struct vtap_selected to,
                                                const struct vtap_tables* tables, __u32 number,
                                                __u32 as) {
-  struct vtap_narrow* narrow = to.narrow;
+  const __u64* vector = vtap_vector(tables, number + VTAP_AS_EITHER);
+  const __u64** pending = to.flat ? &to.flat->pending : &to.paged->pending;
 
-  if (!narrow) {
-    to.wide->either[to.wide->either_count++] = number + VTAP_AS_EITHER;
-  } else if (as == VTAP_AS_SRC) {
-    narrow->pending = vtap_vector(tables, number + VTAP_AS_EITHER);
-  } else {
-    const __u64* vector = vtap_vector(tables, number + VTAP_AS_EITHER);
-    const __u64* other = narrow->pending;
-    const __u64 first = tables->words;
-
-    narrow->rules[0] &= other[0] | vector[0];
-    if (tables->words > 1) narrow->rules[1] &= other[1] | vector[1];
-    if (tables->excepts) {
-      narrow->excepted[0] &= other[first] | vector[first];
-      if (tables->words > 1) narrow->excepted[1] &= other[first + 1] | vector[first + 1];
-    }
-  }
+  if (as == VTAP_AS_SRC)
+    *pending = vector;
+  else
+    vtap_combine(to, tables, *pending, vector);
+  if (!to.flat) to.paged->to->either[to.paged->either_count++] = number + VTAP_AS_EITHER;
 }
 
 /* One end of a two-ended dimension whose value there is of class `number`. */
@@ -288,16 +316,20 @@ static __always_inline void vtap_select_addresses(struct vtap_selected to,
                     VTAP_AS_DST);
 }
 
+static __always_inline __u32 vtap_class_of_port(const struct vtap_tables* tables, __u32 port) {
+  return config.classes.first_port +
+         VTAP_ENDS * tables->class_of->port[vtap_at_most(port, VTAP_NO_PORT)];
+}
+
 static __always_inline void vtap_select_ports(struct vtap_selected to,
                                               const struct vtap_tables* tables,
                                               const struct vtap_key* key) {
   const __u32 dim = VTAP_DIM_PORT;
-  const __u16* class_of = tables->class_of->port;
 
   if (vtap_uses_end(tables, dim, VTAP_AS_SRC))
-    vtap_select_end(to, tables, class_of[vtap_at_most(key->sport, VTAP_NO_PORT)], dim, VTAP_AS_SRC);
+    vtap_select_end(to, tables, vtap_class_of_port(tables, key->sport), dim, VTAP_AS_SRC);
   if (vtap_uses_end(tables, dim, VTAP_AS_DST))
-    vtap_select_end(to, tables, class_of[vtap_at_most(key->dport, VTAP_NO_PORT)], dim, VTAP_AS_DST);
+    vtap_select_end(to, tables, vtap_class_of_port(tables, key->dport), dim, VTAP_AS_DST);
 }
 
 static __always_inline void vtap_select_macs(struct vtap_selected to,
@@ -334,53 +366,25 @@ static __always_inline void vtap_select_fields(struct vtap_selected to, const st
 static __always_inline void vtap_select_all(struct vtap_selected to,
                                             const struct vtap_tables* tables,
                                             const struct vtap_key* key, __u32 tap_class) {
-  if (to.narrow) {
-    to.narrow->rules[0] = to.narrow->rules[1] = ~0ull;
-    to.narrow->excepted[0] = to.narrow->excepted[1] = ~0ull;
+  __u32 i;
+
+  if (to.flat) {
+    to.flat->rules[0] = to.flat->rules[1] = ~0ull;
+    to.flat->excepted[0] = to.flat->excepted[1] = ~0ull;
   } else {
-    to.wide->count = 0;
-    to.wide->either_count = 0;
+#pragma unroll
+    for (i = 0; i < VTAP_MAX_SUMS; i++) to.paged->sums[i] = ~0ull;
+    to.paged->count = 0;
+    to.paged->either_count = 0;
   }
   vtap_select(to, tables, tap_class);
   vtap_select_addresses(to, tables, key);
   vtap_select_ports(to, tables, key);
   vtap_select_macs(to, tables, key);
   vtap_select_fields(to, tables, key);
-}
-
-/* Some words of a set of rules, in registers. Taking several on one walk over the vectors, and none
- * of the steps depending on the frame, is what keeps plans with thousands of rules within the
- * verifier's million steps (without: over it on 7.3). */
-enum { VTAP_BLOCK = 4 };
-struct vtap_block {
-  __u64 word[VTAP_BLOCK];
-};
-
-/* The rules that the frame satisfies: words [first, first + n), at most a block; the others are 0.
- */
-static __always_inline struct vtap_block vtap_rules(const struct vtap_tables* tables,
-                                                    const struct vtap_wide* from, __u64 first,
-                                                    __u64 n) {
-  struct vtap_block rules;
-  __u64 i;
-  __u32 j;
-
-#pragma unroll
-  for (j = 0; j < VTAP_BLOCK; j++) rules.word[j] = j < n ? ~0ull : 0;
-  for (i = 0; i < from->count; i++) {
-    const __u64* vector = vtap_vector(tables, from->all[i]) + first;
-#pragma unroll
-    for (j = 0; j < VTAP_BLOCK; j++)
-      if (j < n) rules.word[j] &= vector[j];
-  }
-  for (i = 0; i < from->either_count; i += 2) {
-    const __u64* src = vtap_vector(tables, from->either[i]) + first;
-    const __u64* dst = vtap_vector(tables, from->either[i + 1]) + first;
-#pragma unroll
-    for (j = 0; j < VTAP_BLOCK; j++)
-      if (j < n) rules.word[j] &= src[j] | dst[j];
-  }
-  return rules;
+  if (to.flat) return;
+  to.paged->to->count = (__u32)to.paged->count;
+  to.paged->to->either_count = (__u32)to.paged->either_count;
 }
 
 /* Segments of which any bit is set, as their top bits. */
@@ -388,34 +392,21 @@ static __always_inline __u64 vtap_any(__u64 rules, __u64 top) {
   return (rules | ((rules & ~top) + ~top)) & top;
 }
 
-/* Whether any policy whose rules are in these words takes the frame. */
-static __always_inline bool vtap_block_wanted(const struct vtap_tables* tables,
-                                              const struct vtap_wide* selected, const __u64* tops,
-                                              const __u64* rejected, __u64 first, __u64 n) {
-  struct vtap_block rules = vtap_rules(tables, selected, first, n);
-  struct vtap_block excepted = {};
-  __u64 policies = 0;
-  __u32 j;
-
-  if (!(rules.word[0] | rules.word[1] | rules.word[2] | rules.word[3])) return false;
-  if (!config.classes.except_words && !config.filters) return true;
-  if (config.classes.except_words)
-    excepted = vtap_rules(tables, selected, config.classes.match_words + first, n);
-#pragma unroll
-  for (j = 0; j < VTAP_BLOCK; j++) {
-    __u64 top = j < n ? tops[first + j] : 0;
-    __u64 taken = vtap_any(rules.word[j], top) & ~vtap_any(excepted.word[j], top);
-    if (config.filters && j < n) taken &= ~rejected[(first + j) & (VTAP_MAX_WORDS - 1)];
-    policies |= taken;
-  }
-  return policies;
+/* Number of the lowest bit of a word that has one, by a de Bruijn sequence (Leiserson, Prokop,
+ * Randall 1998): BPF has no instruction for it. */
+static const __u8 bit_of_product[64] = {
+    0,  1,  48, 2,  57, 49, 28, 3,  61, 58, 50, 42, 38, 29, 17, 4,  62, 55, 59, 36, 53, 51,
+    43, 22, 45, 39, 33, 30, 24, 18, 12, 5,  63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21,
+    44, 32, 23, 11, 46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9,  13, 8,  7,  6,
+};
+static __always_inline __u32 lowest_bit(__u64 word) {
+  return bit_of_product[(word & -word) * 0x03f79d71b4cb0a89ull >> 58];
 }
 
-/* The policies of a word of a narrow plan: the tops of their segments. */
-static __always_inline __u64 vtap_narrow_policies(const struct vtap_tables* tables,
-                                                  const struct vtap_narrow* selected,
-                                                  const __u64* tops, const __u64* rejected,
-                                                  __u32 word) {
+/* The policies of a word of a flat plan: the tops of their segments. */
+static __always_inline __u64 vtap_flat_policies(const struct vtap_tables* tables,
+                                                const struct vtap_flat* selected, const __u64* tops,
+                                                const __u64* rejected, __u32 word) {
   __u64 policies;
 
   if (word >= tables->words) return 0;
@@ -425,89 +416,115 @@ static __always_inline __u64 vtap_narrow_policies(const struct vtap_tables* tabl
   return policies;
 }
 
-/* Whether there is any, for narrow plans, which most are: all in registers. */
-static __always_inline bool vtap_wanted_narrow(const struct vtap_tables* tables,
-                                               const struct vtap_cpu* cpu, __u32 tap_class,
-                                               const __u64* tops) {
-  struct vtap_narrow selected;
+/* Whether there is any: all in registers. */
+static __always_inline bool vtap_wanted_flat(const struct vtap_tables* tables, struct vtap_cpu* cpu,
+                                             __u32 tap_class, const __u64* tops) {
+  struct vtap_flat selected;
   __u64 rules;
 
-  vtap_select_all((struct vtap_selected){.narrow = &selected}, tables, &cpu->key, tap_class);
+  vtap_select_all((struct vtap_selected){.flat = &selected}, tables, &cpu->key, tap_class);
   rules = selected.rules[0] | (tables->words > 1 ? selected.rules[1] : 0);
   if (!rules || (!tables->excepts && !config.filters)) return rules;
-  return vtap_narrow_policies(tables, &selected, tops, cpu->rejected, 0) |
-         vtap_narrow_policies(tables, &selected, tops, cpu->rejected, 1);
+  return vtap_flat_policies(tables, &selected, tops, cpu->rejected, 0) |
+         vtap_flat_policies(tables, &selected, tops, cpu->rejected, 1);
 }
 
-/*
- * Whether any policy of the tap with this class takes the frame with cpu->key. Global, not static:
- * so the verifier walks it once, by itself, and not once more for every state that a caller can be
- * in (TC, 64 + 64 words: 680,000 steps on 6.18, over the million on 7.3; now a tenth).
- */
-__noinline int vtap_wanted(const struct vtap_cpu* cpu, __u32 tap_class) {
-  struct vtap_wide selected;
-  struct vtap_tables tables;
-  const __u64* tops;
-  __u64 word;
+/* A word of a paged vector, match words and then except words. */
+static __always_inline __u64 vtap_word(const struct vtap_tables* tables, __u32 number, __u64 word) {
+  const __u32* numbers = (const __u32*)(vtap_vector(tables, number) + config.classes.sum_words);
+  __u64 at = (numbers[word / VTAP_PAGE_WORDS] & (config.classes.pages - 1)) * VTAP_PAGE_WORDS;
 
-  if (!cpu) return false; /* nobody does; a global function has to look */
+  return tables->pages[at + (word & (VTAP_PAGE_WORDS - 1))];
+}
+
+/* The rules that the frame satisfies, of one word. */
+static __always_inline __u64 vtap_rules(const struct vtap_tables* tables,
+                                        const struct vtap_selection* from, __u64 word) {
+  __u64 rules = ~0ull;
+  __u32 i;
+
+  for (i = 0; i < VTAP_MAX_SELECTED; i++) {
+    if (i >= from->count) break;
+    rules &= vtap_word(tables, from->all[i], word);
+  }
+  for (i = 0; i < VTAP_MAX_EITHER; i += 2) {
+    if (i >= from->either_count) break;
+    rules &=
+        vtap_word(tables, from->either[i], word) | vtap_word(tables, from->either[i + 1], word);
+  }
+  return rules;
+}
+
+/* The policies of one word of a paged plan. Global functions, not static: so the verifier walks
+ * them once, by themselves, and not once more for every state that a caller can be in. */
+__noinline __u64 vtap_word_policies(struct vtap_cpu* cpu, __u32 number) {
+  struct vtap_tables tables;
+  __u64 word = number & (VTAP_MAX_WORDS - 1);
+  __u64 policies, top;
+
+  if (!cpu) return 0; /* nobody does; a global function has to look */
+  if (!config.classes.sum_words || !vtap_find_tables(&tables)) return 0;
+  if (word >= config.classes.match_words) return 0;
+  policies = vtap_rules(&tables, &cpu->selection, word);
+  if (!policies) return 0;
+  top = vtap_word(&tables, config.classes.seg_top_class, word);
+  policies = vtap_any(policies, top);
+  if (tables.excepts)
+    policies &= ~vtap_any(vtap_rules(&tables, &cpu->selection, tables.words + word), top);
+  if (config.filters && word < VTAP_EARLY_WORDS) policies &= ~cpu->rejected[word];
+  return policies;
+}
+
+__noinline __u64 vtap_cloned(struct vtap_cpu* cpu, __u32 number) {
+  struct vtap_tables tables;
+
+  if (!cpu || !config.classes.sum_words || !vtap_find_tables(&tables)) return 0;
+  return vtap_word(&tables, config.classes.cloned_class, number & (VTAP_EARLY_WORDS - 1));
+}
+
+/* Whether any policy of the tap with this class takes the frame with cpu->key. */
+__noinline int vtap_wanted(struct vtap_cpu* cpu, __u32 tap_class) {
+  struct vtap_paged selected;
+  struct vtap_tables tables;
+  __u64 words;
+  __u32 sum, i;
+
+  if (!cpu) return false;
   if (config.classes.match_words == 0) return false;
 
   if (!vtap_find_tables(&tables)) return false;
-  tops = vtap_vector(&tables, config.classes.seg_top_class);
-  if (config.classes.match_words <= VTAP_NARROW)
-    return vtap_wanted_narrow(&tables, cpu, tap_class, tops);
-  vtap_select_all((struct vtap_selected){.wide = &selected}, &tables, &cpu->key, tap_class);
+  if (!config.classes.sum_words)
+    return vtap_wanted_flat(&tables, cpu, tap_class,
+                            vtap_vector(&tables, config.classes.seg_top_class));
+  selected.to = &cpu->selection;
+  vtap_select_all((struct vtap_selected){.paged = &selected}, &tables, &cpu->key, tap_class);
 
-  for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
-    __u64 match_words = config.classes.match_words;
-
-    if (word >= match_words) break;
-    if (vtap_block_wanted(&tables, &selected, tops, cpu->rejected, word, match_words - word))
-      return true;
+  for (sum = 0; sum < VTAP_MAX_SUMS; sum++) {
+    if (sum >= config.classes.sum_words) break;
+    words = selected.sums[sum];
+    for (i = 0; i < 64 && words; i++) {
+      if (vtap_word_policies(cpu, sum * 64 + lowest_bit(words))) return true;
+      words &= words - 1;
+    }
   }
   return false;
 }
 
 enum { VTAP_FOR_BROKER = 1, VTAP_FOR_CLONE = 2 };
 
-/* The policies of one word: those to be cloned for stay in cpu->policies. */
+/* The policies of one of the first words: those to be cloned for stay in cpu->policies. */
 static __always_inline int vtap_split(struct vtap_cpu* cpu, __u64 policies, __u64 cloned,
                                       __u64 word) {
-  cpu->policies[word & (VTAP_MAX_WORDS - 1)] = policies & cloned;
+  cpu->policies[word & (VTAP_EARLY_WORDS - 1)] = policies & cloned;
   return (policies & ~cloned ? VTAP_FOR_BROKER : 0) | (policies & cloned ? VTAP_FOR_CLONE : 0);
-}
-
-/* The policies of a block, into cpu->policies. One set of rules after the other, for the stack. */
-static __always_inline void vtap_block_policies(struct vtap_cpu* cpu,
-                                                const struct vtap_tables* tables,
-                                                const struct vtap_wide* selected, const __u64* tops,
-                                                __u64 first) {
-  __u64 match_words = config.classes.match_words;
-  struct vtap_block rules = vtap_rules(tables, selected, first, match_words - first);
-  __u32 j;
-
-#pragma unroll
-  for (j = 0; j < VTAP_BLOCK; j++)
-    if (first + j < match_words)
-      cpu->policies[(first + j) & (VTAP_MAX_WORDS - 1)] =
-          vtap_any(rules.word[j], tops[first + j]) &
-          (config.filters ? ~cpu->rejected[(first + j) & (VTAP_MAX_WORDS - 1)] : ~0ull);
-  if (!config.classes.except_words) return;
-  rules = vtap_rules(tables, selected, match_words + first, match_words - first);
-#pragma unroll
-  for (j = 0; j < VTAP_BLOCK; j++)
-    if (first + j < match_words)
-      cpu->policies[(first + j) & (VTAP_MAX_WORDS - 1)] &=
-          ~vtap_any(rules.word[j], tops[first + j]);
 }
 
 /*
  * The policies that take the frame with cpu->key: who serves any of them, VTAP_FOR_* together; for
- * narrow plans and for wide ones. Global functions, each with a stack that fits below a caller's.
+ * flat plans and for paged ones. Global functions, each with a stack that fits below a caller's.
  */
-__noinline int vtap_policies_narrow(struct vtap_cpu* cpu, __u32 tap_class) {
-  struct vtap_narrow selected;
+__noinline int vtap_policies_flat(struct vtap_cpu* cpu, __u32 tap_class) {
+  struct vtap_flat selected;
   struct vtap_tables tables;
   const __u64 *tops, *cloned;
   int who = 0;
@@ -516,42 +533,52 @@ __noinline int vtap_policies_narrow(struct vtap_cpu* cpu, __u32 tap_class) {
   if (!cpu || !vtap_find_tables(&tables)) return 0;
   tops = vtap_vector(&tables, config.classes.seg_top_class);
   cloned = vtap_vector(&tables, config.classes.cloned_class);
-  vtap_select_all((struct vtap_selected){.narrow = &selected}, &tables, &cpu->key, tap_class);
+  vtap_select_all((struct vtap_selected){.flat = &selected}, &tables, &cpu->key, tap_class);
 #pragma unroll
-  for (j = 0; j < VTAP_NARROW; j++) {
+  for (j = 0; j < VTAP_FLAT_WORDS; j++) {
     if (j >= tables.words) break;
-    who |= vtap_split(cpu, vtap_narrow_policies(&tables, &selected, tops, cpu->rejected, j),
+    who |= vtap_split(cpu, vtap_flat_policies(&tables, &selected, tops, cpu->rejected, j),
                       cloned[j], j);
   }
   return who;
 }
 
-__noinline int vtap_policies_wide(struct vtap_cpu* cpu, __u32 tap_class) {
-  struct vtap_wide selected;
+__noinline int vtap_policies_paged(struct vtap_cpu* cpu, __u32 tap_class) {
+  struct vtap_paged selected;
   struct vtap_tables tables;
-  const __u64* words;
+  __u64 words;
   int who = 0;
-  __u64 word;
+  __u32 sum, i;
 
   if (!cpu || !vtap_find_tables(&tables)) return 0;
-  vtap_select_all((struct vtap_selected){.wide = &selected}, &tables, &cpu->key, tap_class);
-  words = vtap_vector(&tables, config.classes.seg_top_class);
-  for (word = 0; word < VTAP_MAX_WORDS; word += VTAP_BLOCK) {
-    if (word >= config.classes.match_words) break;
-    vtap_block_policies(cpu, &tables, &selected, words, word);
+  selected.to = &cpu->selection;
+  vtap_select_all((struct vtap_selected){.paged = &selected}, &tables, &cpu->key, tap_class);
+  for (i = 0; i < VTAP_EARLY_WORDS; i++) {
+    if (i >= config.classes.early_words) break;
+    cpu->policies[i] = 0;
   }
-  words = vtap_vector(&tables, config.classes.cloned_class);
-  for (word = 0; word < VTAP_MAX_WORDS; word++) {
-    if (word >= config.classes.match_words) break;
-    who |= vtap_split(cpu, cpu->policies[word & (VTAP_MAX_WORDS - 1)], words[word], word);
+  for (sum = 0; sum < VTAP_MAX_SUMS; sum++) {
+    if (sum >= config.classes.sum_words) break;
+    if (sum && who & VTAP_FOR_BROKER) break; /* all that the others can say */
+    words = selected.sums[sum];
+    for (i = 0; i < 64 && words; i++) {
+      __u32 word = sum * 64 + lowest_bit(words);
+      __u64 policies = vtap_word_policies(cpu, word);
+
+      words &= words - 1;
+      if (!sum)
+        who |= vtap_split(cpu, policies, vtap_cloned(cpu, word), word);
+      else if (policies)
+        who |= VTAP_FOR_BROKER;
+    }
   }
   return who;
 }
 
 static __always_inline int vtap_policies(struct vtap_cpu* cpu, __u32 tap_class) {
   if (config.classes.match_words == 0) return 0;
-  return config.classes.match_words <= VTAP_NARROW ? vtap_policies_narrow(cpu, tap_class)
-                                                   : vtap_policies_wide(cpu, tap_class);
+  return config.classes.sum_words ? vtap_policies_paged(cpu, tap_class)
+                                  : vtap_policies_flat(cpu, tap_class);
 }
 
 #endif

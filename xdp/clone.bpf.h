@@ -51,17 +51,6 @@ struct {
   __type(value, struct vtap_clone_counters);
 } clone_counts SEC(".maps");
 
-/* Number of the lowest bit of a word that has one, by a de Bruijn sequence (Leiserson, Prokop,
- * Randall 1998): BPF has no instruction for it. */
-static const __u8 bit_of_product[64] = {
-    0,  1,  48, 2,  57, 49, 28, 3,  61, 58, 50, 42, 38, 29, 17, 4,  62, 55, 59, 36, 53, 51,
-    43, 22, 45, 39, 33, 30, 24, 18, 12, 5,  63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21,
-    44, 32, 23, 11, 46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9,  13, 8,  7,  6,
-};
-static __always_inline __u32 lowest_bit(__u64 word) {
-  return bit_of_product[(word & -word) * 0x03f79d71b4cb0a89ull >> 58];
-}
-
 /* One monitor of the policy at hand: sent now, or by an earlier policy. */
 static __always_inline void count_pair(struct vtap_walk* w) {
   __u64 monitor = w->left & -w->left;
@@ -108,8 +97,8 @@ static long step(__u32 number __attribute__((unused)), struct walker* walker) {
     count_pair(w);
   } else if (w->bits) {
     take_policy(w);
-  } else if (w->word < config.classes.match_words) {
-    w->bits = cpu->policies[w->word & (VTAP_MAX_WORDS - 1)];
+  } else if (w->word < config.classes.early_words) {
+    w->bits = cpu->policies[w->word & (VTAP_EARLY_WORDS - 1)];
     w->word++;
   } else {
     return 1;
@@ -155,7 +144,7 @@ __noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
   w->monitors = w->left = w->bits = 0;
   w->word = 0;
   w->policy = ~0u;
-  if (config.classes.match_words <= VTAP_NARROW) {
+  if (!config.classes.sum_words) {
     /* One policy for one monitor is what most packets meet, and needs no walk. */
     __u64 first = cpu->policies[0];
     __u64 second = config.classes.match_words > 1 ? cpu->policies[1] : 0;
@@ -168,7 +157,7 @@ __noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
       if (!w->bits && !w->left) return w->monitors;
     }
   }
-  bpf_loop(VTAP_MAX_WORDS * 64 * (1 + VTAP_MAX_MONITORS) + VTAP_MAX_WORDS, step, &walker, 0);
+  bpf_loop(VTAP_EARLY_WORDS * 64 * (1 + VTAP_MAX_MONITORS) + VTAP_EARLY_WORDS, step, &walker, 0);
   return w->monitors;
 }
 

@@ -16,8 +16,8 @@ struct {
 static __always_inline void reject_none(struct vtap_cpu* cpu) {
   __u32 word;
 
-  for (word = 0; word < VTAP_MAX_WORDS; word++) {
-    if (word >= config.classes.match_words) break;
+  for (word = 0; word < VTAP_EARLY_WORDS; word++) {
+    if (word >= config.classes.early_words) break;
     cpu->rejected[word] = 0;
   }
 }

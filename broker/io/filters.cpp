@@ -147,10 +147,11 @@ class Generator {
 std::vector<PortFilter> filters_of(const config::Config& config, const plan::Tables& tables,
                                    std::uint32_t tap) {
   std::vector<PortFilter> filters;
+  const std::vector<plan::Tables::Tops> tops = tables.early_tops();
   for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
     const config::Policy& policy = config.policies[i];
     if (!policy.filter || std::ranges::find(policy.taps, tap) == policy.taps.end()) continue;
-    filters.push_back({&*policy.filter, tables.tops_of(i)});
+    filters.push_back({&*policy.filter, tops[i]});
   }
   return filters;
 }

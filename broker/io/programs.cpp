@@ -78,8 +78,23 @@ Result<UniqueFd> load_element(const char* name, std::vector<std::byte> bytes, st
 Result<UniqueFd> load_vectors(const plan::Tables& tables) {
   std::vector<std::byte> bytes;
   append(bytes, std::as_bytes(std::span(tables.vectors)));
-  const std::size_t words = std::size_t{tables.config.vectors} * std::max(tables.stride(), 1U);
+  const std::size_t words = std::size_t{tables.config.vectors} * std::max(tables.stride, 1U);
   return load_element("vectors", std::move(bytes), words * sizeof(std::uint64_t));
+}
+
+Result<UniqueFd> load_pages(const plan::Tables& tables) {
+  std::vector<std::byte> bytes;
+  append(bytes, std::as_bytes(std::span(tables.pages)));
+  return load_element("pages", std::move(bytes),
+                      std::size_t{tables.config.pages} * VTAP_PAGE_WORDS * sizeof(std::uint64_t));
+}
+
+/// Without any, one that nobody reads.
+Result<UniqueFd> load_buckets(const plan::Tables& tables) {
+  std::vector<std::byte> bytes;
+  append(bytes, std::as_bytes(std::span(tables.buckets4)));
+  return load_element("hosts4", std::move(bytes),
+                      std::max<std::size_t>(tables.buckets4.size(), 1) * sizeof(vtap_bucket4));
 }
 
 /// The root and the blocks behind it. Without addresses, a root that nobody reads.
@@ -179,7 +194,7 @@ Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
   const auto trie = BPF_MAP_TYPE_LPM_TRIE;
   for (auto& done :
        {maps.add("vectors", load_vectors(tables)), maps.add("fields", load_fields(tables)),
-        maps.add("hosts4", load_entries(hash, "hosts4", tables.hosts4)),
+        maps.add("pages", load_pages(tables)), maps.add("hosts4", load_buckets(tables)),
         maps.add("trie4", load_trie4(tables)),
         maps.add("hosts6", load_entries(hash, "hosts6", tables.hosts6)),
         maps.add("prefixes6", load_entries(trie, "prefixes6", tables.prefixes6)),

@@ -66,7 +66,7 @@ Pipeline::Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool,
       monitors_(monitors.begin(), monitors.end()),
       frames_of_(plan.policies().size(), 0),
       touched_((plan.policies().size() + 63) / 64, 0),
-      words_(plan.words(), 0),
+      found_(plan.words()),
       outgoing_(monitors.size()),
       policy_counters_(plan.policies().size()),
       monitor_counters_(monitors.size()) {
@@ -113,11 +113,12 @@ void Pipeline::classify(const Burst& burst) noexcept {
   const plan::Classifier& classifier = plan_.classifier();
   for (std::uint32_t i = 0; i < burst.size; ++i) {
     const std::uint32_t tap = plan_.tap_of_port(burst.port[i]);
-    if (!classifier.classify(burst.key[i], tap, words_.data())) continue;
-    plan_.keep_ours(words_);
-    classifier.for_each_policy(words_.data(), [&](std::uint32_t policy) {
-      frames_of_[policy] |= FrameSet{1} << i;
-      touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
+    if (!classifier.classify(burst.key[i], tap, found_)) continue;
+    found_.for_each_word([&](std::uint32_t word, std::uint64_t bits) {
+      classifier.for_each_policy(word, plan_.ours(word, bits), [&](std::uint32_t policy) {
+        frames_of_[policy] |= FrameSet{1} << i;
+        touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
+      });
     });
   }
 }

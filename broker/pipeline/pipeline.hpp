@@ -41,9 +41,9 @@ class SharedPlan {
   [[nodiscard]] std::span<const Policy> policies() const noexcept { return policies_; }
   [[nodiscard]] std::uint32_t words() const noexcept { return words_; }
   [[nodiscard]] bool reads_keys() const noexcept { return reads_keys_; }
-  /// Takes the policies that the kernel serves out of a set.
-  void keep_ours(std::span<std::uint64_t> policies) const noexcept {
-    for (std::size_t i = 0; i < not_ours_.size(); ++i) policies[i] &= ~not_ours_[i];
+  /// Those of a word of a set that the kernel does not serve.
+  [[nodiscard]] std::uint64_t ours(std::uint32_t word, std::uint64_t policies) const noexcept {
+    return not_ours_.empty() ? policies : policies & ~not_ours_[word];
   }
   [[nodiscard]] std::uint32_t tap_of_port(std::uint8_t port) const noexcept {
     return tap_of_port_[port];
@@ -115,7 +115,7 @@ class Pipeline {
   std::vector<Sink*> monitors_;
   std::vector<FrameSet> frames_of_;      ///< by policy; zero between bursts
   std::vector<std::uint64_t> touched_;   ///< bits of policies with frames; zero between bursts
-  std::vector<std::uint64_t> words_;     ///< result of one classification
+  plan::PolicySet found_;                ///< by one classification
   std::vector<Outgoing> outgoing_;       ///< by monitor
   std::uint64_t outgoing_monitors_ = 0;  ///< bits of monitors with frames
   std::vector<PolicyCounters> policy_counters_;

@@ -2,6 +2,8 @@
 #include "plan/classifier.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cstddef>
 #include <cstring>
 
 namespace vtap::plan {
@@ -35,27 +37,19 @@ std::uint64_t any(std::uint64_t rules, std::uint64_t top) noexcept {
 
 /// The vectors that a frame selects. Only dimensions in use add any.
 struct Classifier::Selected {
-  static constexpr std::size_t kTwoEnded = 3;
-  static constexpr std::size_t kOneEnded = 8;
-
   std::size_t count = 0;
   std::size_t either_count = 0;
-  const std::uint64_t* all[1 + 2 * kTwoEnded + kOneEnded];  ///< ANDed, the tap's among them
-  const std::uint64_t* either[2 * kTwoEnded];               ///< pairs: ORed, then ANDed
+  const std::uint64_t* all[VTAP_MAX_SELECTED];   ///< ANDed, the tap's among them
+  const std::uint64_t* either[VTAP_MAX_EITHER];  ///< pairs: ORed, then ANDed
 
-  /// Words [first, first + n) of the rules that the frame satisfies. Vector by vector, not word by
-  /// word: no branch depends on the frame.
-  void rules(std::uint32_t first, std::uint32_t n, std::uint64_t* __restrict to) const noexcept {
-    std::copy_n(all[0] + first, n, to);
-    for (std::size_t i = 1; i < count; ++i) {
-      const std::uint64_t* const from = all[i] + first;
-      for (std::uint32_t word = 0; word < n; ++word) to[word] &= from[word];
-    }
-    for (std::size_t i = 0; i < either_count; i += 2) {
-      const std::uint64_t* const src = either[i] + first;
-      const std::uint64_t* const dst = either[i + 1] + first;
-      for (std::uint32_t word = 0; word < n; ++word) to[word] &= src[word] | dst[word];
-    }
+  /// What of all vectors `read` reads, put together: no branch depends on the frame.
+  template <typename Read>
+  [[nodiscard]] std::uint64_t combine(Read&& read) const noexcept {
+    std::uint64_t result = read(all[0]);
+    for (std::size_t i = 1; i < count; ++i) result &= read(all[i]);
+    for (std::size_t i = 0; i < either_count; i += 2)
+      result &= read(either[i]) | read(either[i + 1]);
+    return result;
   }
 };
 
@@ -76,22 +70,64 @@ Classifier::Classifier(const Tables& tables)
 }
 
 bool Classifier::classify(const vtap_key& key, std::uint32_t tap,
-                          std::uint64_t* policies) const noexcept {
-  const std::uint32_t match_words = tables_.config.match_words;
-  if (match_words == 0) return false;
-
+                          PolicySet& policies) const noexcept {
+  policies.clear();
+  if (tables_.config.match_words == 0) return false;
   Selected selected;
   select(selected, key, tap);
-  selected.rules(0, match_words, policies);
-  std::uint64_t seen = 0;
+  return tables_.config.sum_words == 0 ? classify_flat(selected, policies)
+                                       : classify_paged(selected, policies);
+}
+
+bool Classifier::classify_flat(const Selected& selected, PolicySet& policies) const noexcept {
+  const std::uint32_t match_words = tables_.config.match_words;
+  bool any_policy = false;
   for (std::uint32_t word = 0; word < match_words; ++word) {
-    if (policies[word] == 0) continue;
+    const auto rules = selected.combine([&](const std::uint64_t* v) { return v[word]; });
+    if (rules == 0) continue;
     std::uint64_t excepted = 0;
-    if (tables_.config.except_words != 0) selected.rules(match_words + word, 1, &excepted);
-    policies[word] = any(policies[word], segment_tops_[word]) & ~any(excepted, segment_tops_[word]);
-    seen |= policies[word];
+    if (tables_.config.except_words != 0)
+      excepted = selected.combine([&](const std::uint64_t* v) { return v[match_words + word]; });
+    const std::uint64_t top = segment_tops_[word];
+    const std::uint64_t bits = any(rules, top) & ~any(excepted, top);
+    if (bits == 0) continue;
+    policies.add(word, bits);
+    any_policy = true;
   }
-  return seen != 0;
+  return any_policy;
+}
+
+std::uint64_t Classifier::word(const std::uint64_t* vector, std::uint32_t word) const noexcept {
+  std::uint32_t page = 0;
+  std::memcpy(&page,
+              reinterpret_cast<const std::byte*>(vector + tables_.config.sum_words) +
+                  word / VTAP_PAGE_WORDS * sizeof(page),
+              sizeof(page));
+  return tables_.pages[std::size_t{page} * VTAP_PAGE_WORDS + word % VTAP_PAGE_WORDS];
+}
+
+/// Visits only the words in which every vector has a bit.
+bool Classifier::classify_paged(const Selected& selected, PolicySet& policies) const noexcept {
+  const std::uint32_t match_words = tables_.config.match_words;
+  bool any_policy = false;
+  for (std::uint32_t sum = 0; sum < tables_.config.sum_words; ++sum) {
+    auto left = selected.combine([&](const std::uint64_t* v) { return v[sum]; });
+    for (; left != 0; left &= left - 1) {
+      const std::uint32_t at = sum * 64 + static_cast<std::uint32_t>(std::countr_zero(left));
+      const auto rules = selected.combine([&](const std::uint64_t* v) { return word(v, at); });
+      if (rules == 0) continue;
+      std::uint64_t excepted = 0;
+      if (tables_.config.except_words != 0)
+        excepted =
+            selected.combine([&](const std::uint64_t* v) { return word(v, match_words + at); });
+      const std::uint64_t top = word(segment_tops_, at);
+      const std::uint64_t bits = any(rules, top) & ~any(excepted, top);
+      if (bits == 0) continue;
+      policies.add(at, bits);
+      any_policy = true;
+    }
+  }
+  return any_policy;
 }
 
 void Classifier::select(Selected& to, const vtap_key& key, std::uint32_t tap) const noexcept {
@@ -100,7 +136,9 @@ void Classifier::select(Selected& to, const vtap_key& key, std::uint32_t tap) co
     return class_of_address(end == VTAP_AS_SRC ? key.src : key.dst, key.family);
   });
   select_ends(to, VTAP_DIM_PORT, [&](int end) {
-    return tables_.fields->port[end == VTAP_AS_SRC ? key.sport : key.dport];
+    return tables_.config.first_port +
+           std::uint32_t{VTAP_ENDS} *
+               tables_.fields->port[end == VTAP_AS_SRC ? key.sport : key.dport];
   });
   select_ends(to, VTAP_DIM_MAC, [&](int end) {
     return class_of_mac(end == VTAP_AS_SRC ? key.smac : key.dmac, key.mac != 0);

@@ -35,6 +35,7 @@ struct Field {
   std::vector<End> ends;  ///< one, or three in the order of VTAP_AS_*
   /// Index of "may be any of them", what a super-packet has; 0: none, it always is known.
   std::uint32_t any = 0;
+  std::uint32_t first = 0;  ///< vector number of class 0
 };
 
 /// A key of an exact or longest-prefix dimension, and a rule bit that it sets.
@@ -96,12 +97,6 @@ std::vector<Field> fields_of(vtap_fields& tables) {
     return std::vector<Field::End>{{dim, ranges}};
   };
   return {
-      {"port",
-       tables.port,
-       VTAP_NO_PORT + 1,
-       {{VTAP_ENDS_SRC << VTAP_DIM_PORT, [](const Match& m) { return m.src_port; }},
-        {VTAP_ENDS_DST << VTAP_DIM_PORT, [](const Match& m) { return m.dst_port; }},
-        {VTAP_ENDS_EITHER << VTAP_DIM_PORT, [](const Match& m) { return m.port; }}}},
       {"ethertype", tables.ethertype, VTAP_NO_ETHERTYPE + 1,
        one(VTAP_DIM_ETHERTYPE, [](const Match& m) { return m.ethertype; })},
       {"length", tables.length, VTAP_MAX_LENGTH + 1,
@@ -118,6 +113,12 @@ std::vector<Field> fields_of(vtap_fields& tables) {
       {"dscp", tables.dscp, VTAP_NO_DSCP + 1,
        one(VTAP_DIM_DSCP, [](const Match& m) { return m.dscp; })},
       {"fragment", tables.fragment, VTAP_NO_FRAGMENT + 1, one(VTAP_DIM_FRAGMENT, fragment_range)},
+      {"port",
+       tables.port,
+       VTAP_NO_PORT + 1,
+       {{VTAP_ENDS_SRC << VTAP_DIM_PORT, [](const Match& m) { return m.src_port; }},
+        {VTAP_ENDS_DST << VTAP_DIM_PORT, [](const Match& m) { return m.dst_port; }},
+        {VTAP_ENDS_EITHER << VTAP_DIM_PORT, [](const Match& m) { return m.port; }}}},
   };
 }
 
@@ -127,20 +128,23 @@ class Compiler {
   Compiler(const config::Config& config, std::vector<Placement> placements, Layout layout)
       : config_(config),
         layout_(std::move(layout)),
-        stride_(layout_.match_words + layout_.except_words),
+        words_(layout_.match_words + layout_.except_words),
         constrained_(layout_.rules.size(), false),
-        pool_(tables_.vectors, stride_) {
+        pool_(tables_.vectors, tables_.pages, layout_.match_words, layout_.except_words) {
     tables_.fields = std::make_unique<vtap_fields>();
     tables_.taps.resize(config.taps.size());
     tables_.placements = std::move(placements);
-    tables_.placements.resize(config.policies.size(), Placement::broker);
+    tables_.stride = VectorPool::stored_words(layout_.match_words, layout_.except_words);
     tables_.config.match_words = layout_.match_words;
     tables_.config.except_words = layout_.except_words;
+    tables_.config.sum_words = layout_.paged() ? layout_.match_words / 64 : 0;
+    tables_.config.early_words = layout_.early_words;
   }
 
   Result<Tables> compile() && {
-    // Fields first: their class numbers are the ones that must be small.
-    for (const Field& field : fields_of(*tables_.fields)) {
+    // Fields first, as their class numbers must be small; of ports, which may have many, last.
+    for (Field& field : fields_of(*tables_.fields)) {
+      if (field.ends.size() > 1) field.first = tables_.config.first_port = tables_.vector_count();
       if (auto done = compile_field(field); !done) return done.error();
     }
     compile_addresses();
@@ -148,6 +152,8 @@ class Compiler {
     compile_segments();
     for (std::uint32_t tap = 0; tap < config_.taps.size(); ++tap) compile_tap(tap);
     tables_.config.vectors = std::bit_ceil(tables_.vector_count());
+    tables_.config.pages =
+        std::bit_ceil(static_cast<std::uint32_t>(tables_.pages.size() / VTAP_PAGE_WORDS));
     const auto blocks = static_cast<std::uint32_t>(tables_.trie4_blocks.size());
     tables_.config.trie4_entries = std::bit_ceil(VTAP_TRIE4_ROOT + blocks * VTAP_TRIE4_FAN_OUT);
     return std::move(tables_);
@@ -167,7 +173,7 @@ class Compiler {
   [[nodiscard]] std::uint32_t bit_at(std::size_t rule, std::size_t end) const {
     const Layout::Rule& r = layout_.rules[rule];
     const std::uint32_t word = r.except ? layout_.match_words : 0;
-    return (static_cast<std::uint32_t>(end) * stride_ + word) * 64 + r.bit;
+    return (static_cast<std::uint32_t>(end) * words_ + word) * 64 + r.bit;
   }
 
   [[nodiscard]] bool in_kernel(std::uint32_t policy) const {
@@ -179,6 +185,15 @@ class Compiler {
     tables_.config.dims |= dim;
   }
 
+  /// Of a dimension whose vectors are numbered from `first` on, `each` to a class.
+  Result<std::uint16_t> class_of(const Field& field, const Vector& vector) {
+    const std::uint32_t number = pool_.add(vector);
+    const auto each = static_cast<std::uint32_t>(field.ends.size());
+    const std::uint32_t found = (number - field.first) / each;
+    if (found > kMaxFieldClass) return too_many_classes(field);
+    return static_cast<std::uint16_t>(found);
+  }
+
   /// Sweeps over the values; the vector changes only where a range of some rule begins or ends.
   Result<void> compile_field(const Field& field) {
     struct Edge {
@@ -186,7 +201,7 @@ class Compiler {
       std::uint32_t bit;
     };
     std::vector<Edge> edges;
-    Vector current(field.ends.size() * stride_);
+    Vector current(field.ends.size() * words_);
     for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
       for (std::size_t end = 0; end < field.ends.size(); ++end) {
         const Ranges ranges = field.ends[end].ranges(*layout_.rules[rule].match);
@@ -209,9 +224,9 @@ class Compiler {
       for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
         if (!layout_.rules[rule].except) set(any, bit_at(rule, 0));
       }
-      const std::uint32_t number = pool_.add(any);
-      if (number > kMaxFieldClass) return too_many_classes(field);
-      field.class_of[field.any] = static_cast<std::uint16_t>(number);
+      auto number = class_of(field, any);
+      if (!number) return number.error();
+      field.class_of[field.any] = *number;
     }
 
     std::sort(edges.begin(), edges.end(),
@@ -221,9 +236,9 @@ class Compiler {
       for (; edge != edges.end() && edge->value == value; ++edge) flip(current, edge->bit);
       const std::uint32_t next =
           edge == edges.end() ? field.values : std::min(edge->value, field.values);
-      const std::uint32_t number = pool_.add(current);
-      if (number > kMaxFieldClass) return too_many_classes(field);
-      std::fill(field.class_of + value, field.class_of + next, static_cast<std::uint16_t>(number));
+      auto number = class_of(field, current);
+      if (!number) return number.error();
+      std::fill(field.class_of + value, field.class_of + next, *number);
       value = next;
     }
     return {};
@@ -262,7 +277,7 @@ class Compiler {
   void compile_addresses() {
     constexpr std::array keys{&Match::src, &Match::dst, &Match::host};
     std::array<std::vector<Entry>, 2> entries;  // by family
-    Vector base(kEnds.size() * stride_);
+    Vector base(kEnds.size() * words_);
     for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
       for (const auto end : kEnds) {
         const auto& prefixes = layout_.rules[rule].match->*keys[end];
@@ -299,6 +314,7 @@ class Compiler {
     });
     if (hosts.size() > VTAP_TRIE4_MAX_HOSTS) {
       for (const Prefix4& host : hosts) tables_.hosts4.emplace_back(host.bytes, host.number);
+      fill_buckets();
     } else {
       prefixes.insert(prefixes.end(), hosts.begin(), hosts.end());
     }
@@ -306,6 +322,34 @@ class Compiler {
     Trie4 trie = build_trie4(std::move(prefixes), tables_.config.default_addr);
     tables_.trie4 = std::move(trie.root);
     tables_.trie4_blocks = std::move(trie.blocks);
+  }
+
+  /// As many buckets as make none of them overflow: a frame looks into one.
+  void fill_buckets() {
+    std::uint64_t seed = 0x9e3779b97f4a7c15U;  // odd
+    auto buckets = std::bit_ceil(static_cast<std::uint32_t>(tables_.hosts4.size() / 2));
+    for (int attempt = 1; !fill_buckets(buckets, seed); ++attempt) {
+      seed *= 0xd1342543de82ef95U;  // any other odd number would do
+      if (attempt % 4 == 0) buckets *= 2;
+    }
+    tables_.config.buckets4 = buckets;
+    tables_.config.bucket4_seed = seed;
+  }
+
+  bool fill_buckets(std::uint32_t buckets, std::uint64_t seed) {
+    vtap_bucket4 empty{};
+    std::ranges::fill(empty.number, VTAP_NO_CLASS);
+    tables_.buckets4.assign(buckets, empty);
+    for (const auto& [address, number] : tables_.hosts4) {
+      std::uint32_t key = 0;
+      std::memcpy(&key, address.data(), sizeof(key));
+      vtap_bucket4& bucket = tables_.buckets4[vtap_bucket4_of(key, seed, buckets)];
+      auto* const place = std::ranges::find(bucket.number, std::uint32_t{VTAP_NO_CLASS});
+      if (place == std::end(bucket.number)) return false;
+      bucket.addr[place - bucket.number] = key;
+      *place = number;
+    }
+    return true;
   }
 
   void compile_ipv6(std::vector<Entry>&& entries, const Vector& base) {
@@ -324,7 +368,7 @@ class Compiler {
   void compile_macs() {
     constexpr std::array keys{&Match::src_mac, &Match::dst_mac, &Match::mac};
     std::vector<Entry> entries;
-    Vector base(kEnds.size() * stride_);
+    Vector base(kEnds.size() * words_);
     for (std::size_t rule = 0; rule < layout_.rules.size(); ++rule) {
       for (const auto end : kEnds) {
         const auto& macs = layout_.rules[rule].match->*keys[end];
@@ -351,8 +395,8 @@ class Compiler {
   }
 
   void compile_segments() {
-    Vector top(stride_);
-    Vector cloned(stride_);
+    Vector top(words_);
+    Vector cloned(words_);
     for (const Layout::Segment& segment : layout_.segments) {
       set(top, segment.top);
       if (in_kernel(segment.policy)) set(cloned, segment.top);
@@ -367,8 +411,8 @@ class Compiler {
   /// After all dimensions: only they know which rules ask for nothing.
   void compile_tap(std::uint32_t tap) {
     Tables::TapClass& result = tables_.taps[tap];
-    Vector rules(stride_);
-    Vector for_broker(stride_);
+    Vector rules(words_);
+    Vector for_broker(words_);
     result.match_none = true;
     for (std::size_t i = 0; i < layout_.rules.size(); ++i) {
       const Layout::Rule& rule = layout_.rules[i];
@@ -390,7 +434,7 @@ class Compiler {
 
   const config::Config& config_;
   Layout layout_;
-  std::uint32_t stride_;
+  std::uint32_t words_;
   std::vector<bool> constrained_;  ///< by rule: it has at least one key
   Tables tables_;
   VectorPool pool_;
@@ -398,18 +442,37 @@ class Compiler {
 
 }  // namespace
 
-std::vector<std::pair<std::uint32_t, std::uint64_t>> Tables::tops_of(std::uint32_t policy) const {
-  std::vector<std::pair<std::uint32_t, std::uint64_t>> tops;
-  for (std::uint32_t bit = 0; bit < policy_of_bit.size(); ++bit) {
-    if (policy_of_bit[bit] != policy) continue;
-    if (tops.empty() || tops.back().first != bit / 64) tops.emplace_back(bit / 64, 0);
-    tops.back().second |= std::uint64_t{1} << (bit % 64);
+std::vector<Tables::Tops> Tables::early_tops() const {
+  std::vector<Tops> tops(placements.size());
+  for (std::uint32_t bit = 0; bit < config.early_words * 64; ++bit) {
+    if (policy_of_bit[bit] == ~0U) continue;
+    Tops& mine = tops[policy_of_bit[bit]];
+    if (mine.empty() || mine.back().first != bit / 64) mine.emplace_back(bit / 64, 0);
+    mine.back().second |= std::uint64_t{1} << (bit % 64);
   }
   return tops;
 }
 
+std::uint64_t Tables::word_of(std::uint32_t number, std::uint32_t word) const noexcept {
+  const std::uint64_t* const stored = vectors.data() + std::size_t{number} * stride;
+  if (config.sum_words == 0) return stored[word];
+  std::uint32_t page = 0;
+  std::memcpy(&page,
+              reinterpret_cast<const std::byte*>(stored + config.sum_words) +
+                  word / VTAP_PAGE_WORDS * sizeof(page),
+              sizeof(page));
+  return pages[std::size_t{page} * VTAP_PAGE_WORDS + word % VTAP_PAGE_WORDS];
+}
+
+std::size_t Tables::bytes() const noexcept {
+  const auto size = [](const auto& table) { return table.size() * sizeof(table[0]); };
+  return size(vectors) + size(pages) + size(hosts4) + size(buckets4) + size(trie4) +
+         size(trie4_blocks) + size(hosts6) + size(prefixes6) + size(macs) + size(policy_of_bit);
+}
+
 Result<Tables> compile(const config::Config& config, std::vector<Placement> placements) {
-  auto layout = lay_out(config);
+  placements.resize(config.policies.size(), Placement::broker);
+  auto layout = lay_out(config, placements);
   if (!layout) return layout.error();
   return Compiler(config, std::move(placements), std::move(*layout)).compile();
 }

@@ -4,8 +4,12 @@
 #include <vtap/abi.h>
 
 #include <algorithm>
+#include <array>
+#include <compare>
+#include <numeric>
 #include <span>
 #include <string>
+#include <utility>
 
 namespace vtap::plan {
 namespace {
@@ -29,6 +33,15 @@ Error too_many_rules(const config::Config& config, std::size_t rules, std::size_
           ErrorKind::usage};
 }
 
+Error too_many_in_kernel(const config::Config& config, std::size_t words) {
+  return {config.file + ": the policies with offload = \"require\" take " + std::to_string(words) +
+              " words of 64 match tables; the kernel serves at most " +
+              std::to_string(VTAP_EARLY_WORDS) + " (" +
+              std::to_string(VTAP_EARLY_WORDS * kWordBits) +
+              " tables); leave some to the broker (offload = \"never\")",
+          ErrorKind::usage};
+}
+
 /// `match` absent means every frame: one rule without keys.
 std::span<const config::Match> rules_of(const config::Policy& policy) {
   static const config::Match every_frame;
@@ -36,9 +49,76 @@ std::span<const config::Match> rules_of(const config::Policy& policy) {
   return policy.match;
 }
 
+/// What a policy's first rule asks, so that like ones can be put side by side: which keys, and the
+/// first value of each. What else it asks only costs time.
+struct Likeness {
+  std::uint32_t group = 0;  ///< early ones first
+  std::uint32_t keys = 0;
+  std::array<std::pair<bool, std::array<std::uint8_t, 16>>, 3> addresses{};
+  std::array<config::Mac, 3> macs{};
+  std::array<std::uint32_t, 9> numbers{};
+
+  auto operator<=>(const Likeness&) const = default;
+};
+
+enum Group : std::uint8_t { kInKernel, kWithFilter, kOthers };
+
+Likeness likeness(const config::Match& match) {
+  Likeness like;
+  std::uint32_t key = 1;
+  const auto note = [&](const auto& values, auto&& keep) {
+    if (!values.empty()) {
+      like.keys |= key;
+      keep(values.front());
+    }
+    key <<= 1;
+  };
+  const auto note_address = [&](const std::vector<config::Prefix>& values, auto& first) {
+    note(values, [&](const config::Prefix& prefix) { first = {prefix.v6, prefix.bytes}; });
+  };
+  const auto note_mac = [&](const std::vector<config::Mac>& values, config::Mac& first) {
+    note(values, [&](const config::Mac& mac) { first = mac; });
+  };
+  note_address(match.src, like.addresses[0]);
+  note_address(match.dst, like.addresses[1]);
+  note_address(match.host, like.addresses[2]);
+  note_mac(match.src_mac, like.macs[0]);
+  note_mac(match.dst_mac, like.macs[1]);
+  note_mac(match.mac, like.macs[2]);
+  std::size_t number = 0;
+  for (const auto* ranges :
+       {&match.proto, &match.dst_port, &match.src_port, &match.port, &match.vlan, &match.inner_vlan,
+        &match.ethertype, &match.dscp, &match.length})
+    note(*ranges, [&](const config::Range& range) { like.numbers[number++] = range.first; });
+  return like;
+}
+
+Group group_of(const config::Policy& policy, Placement placement) {
+  if (placement == Placement::kernel) return kInKernel;
+  return policy.filter ? kWithFilter : kOthers;
+}
+
+/// The policies in the order of their bits.
+std::vector<std::uint32_t> in_order(const config::Config& config,
+                                    std::span<const Placement> placements) {
+  std::vector<Likeness> like;
+  like.reserve(config.policies.size());
+  for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
+    const config::Policy& policy = config.policies[i];
+    const Group group = group_of(policy, placements[i]);
+    like.push_back(group == kInKernel ? Likeness{} : likeness(rules_of(policy).front()));
+    like.back().group = group;
+  }
+  std::vector<std::uint32_t> order(config.policies.size());
+  std::iota(order.begin(), order.end(), 0U);
+  std::ranges::stable_sort(order,
+                           [&](std::uint32_t a, std::uint32_t b) { return like[a] < like[b]; });
+  return order;
+}
+
 }  // namespace
 
-Result<Layout> lay_out(const config::Config& config) {
+Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements) {
   Layout layout;
   std::size_t next = 0;  // first free bit
   std::size_t tables = 0;
@@ -48,7 +128,9 @@ Result<Layout> lay_out(const config::Config& config) {
       layout.rules.push_back({&match, policy, static_cast<std::uint32_t>(first++), except});
   };
 
-  for (std::uint32_t index = 0; index < config.policies.size(); ++index) {
+  std::size_t in_kernel = 0;  // bits up to the end of those policies
+  std::size_t early = 0;      // and of those with a filter, too
+  for (const std::uint32_t index : in_order(config, placements)) {
     const config::Policy& policy = config.policies[index];
     if (policy.except.size() > kWordBits) return too_many_excepts(config, policy);
     if (!policy.except.empty()) layout.except_words = 1;
@@ -64,11 +146,21 @@ Result<Layout> lay_out(const config::Config& config) {
       next += width;
       layout.segments.push_back({index, static_cast<std::uint32_t>(next - 1)});
     }
+    const Group group = group_of(policy, placements[index]);
+    if (group == kInKernel) in_kernel = next;
+    if (group != kOthers) early = next;
   }
 
-  const std::size_t words = (next + kWordBits - 1) / kWordBits;
+  const auto words_of = [](std::size_t bits) { return (bits + kWordBits - 1) / kWordBits; };
+  const std::size_t words = words_of(next);
   if (words > VTAP_MAX_WORDS) return too_many_rules(config, tables, words);
+  if (words_of(in_kernel) > VTAP_EARLY_WORDS)
+    return too_many_in_kernel(config, words_of(in_kernel));
   layout.match_words = static_cast<std::uint32_t>(words);
+  layout.early_words =
+      std::min(static_cast<std::uint32_t>(words_of(early)), std::uint32_t{VTAP_EARLY_WORDS});
+  if (layout.paged())
+    layout.match_words = (layout.match_words + kWordBits - 1) / kWordBits * kWordBits;
   if (layout.except_words != 0) layout.except_words = layout.match_words;
   return layout;
 }

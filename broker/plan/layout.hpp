@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "config/config.hpp"
+#include "plan/plan.hpp"
 #include "vtap/result.hpp"
 
 namespace vtap::plan {
@@ -23,12 +25,18 @@ struct Layout {
   };
 
   std::vector<Rule> rules;
-  std::vector<Segment> segments;  ///< in file order of the policies
+  std::vector<Segment> segments;
   std::uint32_t match_words = 0;
   std::uint32_t except_words = 0;
+  std::uint32_t early_words = 0;  ///< those with policies that the kernel tells apart
+
+  [[nodiscard]] bool paged() const noexcept { return match_words > VTAP_FLAT_WORDS; }
 };
 
-/// The layout points into `config`. Error (usage): more rules than the tables hold.
-Result<Layout> lay_out(const config::Config& config);
+/// The layout points into `config`. First the policies that the kernel serves, in file order, and
+/// those with a filter; then all others, such that rules are neighbours that ask the same keys for
+/// near values. Error (usage): more rules than the tables hold.
+/// `placements`: by policy.
+Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements);
 
 }  // namespace vtap::plan

@@ -25,12 +25,14 @@ enum class Placement : std::uint8_t { broker, kernel };
 /// classifier are both filled from this one.
 struct Tables {
   vtap_class_config config{};
-  /// Vector c occupies words [c * stride, (c + 1) * stride), stride = match_words + except_words
-  /// (the seg_top vector uses only the first match_words).
+  /// Vector c is stored in words [c * stride, (c + 1) * stride); flat plans: match_words +
+  /// except_words of them (the seg_top vector uses only the first match_words).
   std::vector<std::uint64_t> vectors;
+  std::vector<std::uint64_t> pages;     ///< of paged plans
   std::unique_ptr<vtap_fields> fields;  ///< never null
   std::vector<std::pair<std::array<std::uint8_t, 4>, std::uint32_t>>
-      hosts4;                          ///< those that are hashed: address, class
+      hosts4;                          ///< those that are not in the trie: address, class
+  std::vector<vtap_bucket4> buckets4;  ///< the same, where the kernel finds them
   std::vector<vtap_trie4_root> trie4;  ///< one; none when nothing is in it
   std::vector<vtap_trie4_block> trie4_blocks;
   std::vector<std::pair<Address6, std::uint32_t>> hosts6;
@@ -51,16 +53,21 @@ struct Tables {
   std::vector<std::uint32_t> policy_of_bit;
   std::vector<Placement> placements;  ///< by policy
 
-  /// The segment-top bits of a policy, by word.
-  [[nodiscard]] std::vector<std::pair<std::uint32_t, std::uint64_t>> tops_of(
-      std::uint32_t policy) const;
+  std::uint32_t stride = 0;  ///< words of a stored vector
 
-  [[nodiscard]] std::uint32_t stride() const noexcept {
-    return config.match_words + config.except_words;
-  }
+  /// Segment-top bits of a policy: word, bits.
+  using Tops = std::vector<std::pair<std::uint32_t, std::uint64_t>>;
+  /// By policy, of the words below VTAP_EARLY_WORDS. Policies that the kernel tells apart, and that
+  /// found no place there, have fewer bits here than segments.
+  [[nodiscard]] std::vector<Tops> early_tops() const;
+
   [[nodiscard]] std::uint32_t vector_count() const noexcept {
-    return stride() == 0 ? 0 : static_cast<std::uint32_t>(vectors.size() / stride());
+    return stride == 0 ? 0 : static_cast<std::uint32_t>(vectors.size() / stride);
   }
+  /// Words [0, match_words) and then the except words of vector `number`.
+  [[nodiscard]] std::uint64_t word_of(std::uint32_t number, std::uint32_t word) const noexcept;
+  /// Bytes of all tables that grow with the policies; the kernel has them once more.
+  [[nodiscard]] std::size_t bytes() const noexcept;
 };
 
 /// Compiles the policies of a config. Error: a limit of abi.h is exceeded; it names the limit.

@@ -88,18 +88,33 @@ struct vtap_key {
  *
  * A policy with more than 64 match rules has several segments; its except rules (at most 64) stand
  * in each of them.
+ *
+ * How a vector is stored: a flat plan, of at most VTAP_FLAT_WORDS match words, stores its words. A
+ * larger one is paged, and its match words are a multiple of 64: a vector is a row of `sum_words`
+ * words with a bit for each match word that is not zero, and of the numbers (32 bits) of the pages
+ * that hold its words, match and then except, VTAP_PAGE_WORDS each. Equal pages are stored once. A
+ * lookup ANDs the sums, and visits only the words that are left (aggregated bit vectors; Baboescu,
+ * Varghese 2001); rules that ask the same keys lie side by side, so that few are.
+ *
+ * Policies that the kernel has to tell apart, those that it serves and those with a filter, come
+ * first, in the words below VTAP_EARLY_WORDS.
  */
 enum {
   VTAP_AS_SRC = 0,
   VTAP_AS_DST = 1,
   VTAP_AS_EITHER = 2,
-  VTAP_MAX_WORDS = 64, /* match words of a plan: 4096 rules */
+  VTAP_ENDS = 3,        /* vectors of a class of a two-ended dimension */
+  VTAP_FLAT_WORDS = 2,  /* match words of a flat plan, at most */
+  VTAP_MAX_WORDS = 512, /* match words of a plan: 32768 rules */
+  VTAP_MAX_SUMS = VTAP_MAX_WORDS / 64,
+  VTAP_EARLY_WORDS = 64,
+  VTAP_PAGE_WORDS = 8, /* a cache line */
 };
 
 /* Dimensions that at least one rule of the plan uses; the others are skipped. The two-ended ones
  * have a bit per end, so that a plan of `dst` rules never looks at a source. */
 enum {
-  VTAP_DIM_HOST4 = 1 << 0, /* exact IPv4 addresses, hashed */
+  VTAP_DIM_HOST4 = 1 << 0, /* exact IPv4 addresses, in buckets */
   VTAP_DIM_TRIE4 = 1 << 1, /* IPv4 prefixes, and exact addresses if they are few */
   VTAP_DIM_HOST6 = 1 << 2,
   VTAP_DIM_LPM6 = 1 << 3,
@@ -125,7 +140,8 @@ enum {
 /* Class of every value of the dimensions that are small enough to be indexed. Class numbers are
  * 16 bits here; a plan that needs more is refused. Slots VTAP_NO_* hold the class of "absent". */
 struct vtap_fields {
-  __u16 port[65536 + 8]; /* two-ended; [VTAP_NO_PORT]: no L4 header in this frame */
+  __u16 port[65536 + 8]; /* two-ended: class c is that of the vectors from first_port + VTAP_ENDS *
+                            c on; [VTAP_NO_PORT]: no L4 header in this frame */
   __u16 ethertype[65536 + 8];
   __u16 length[65536 + 8]; /* [VTAP_ANY_LENGTH]: a super-packet */
   __u16 vlan[4096 + 8];
@@ -145,8 +161,9 @@ enum {
   VTAP_TRIE4_ROOT = 65536,    /* entries of the root: the address's first two bytes */
   VTAP_TRIE4_FAN_OUT = 256,   /* entries of a block */
   VTAP_TRIE4_BLOCK = 1 << 30, /* flag of an entry */
-  VTAP_TRIE4_MAX_HOSTS =
-      16384, /* exact addresses in the trie; when there are more, they are hashed */
+  /* Exact addresses in the trie. When there are more, they are in buckets: the trie takes up to two
+   * kilobytes for each. */
+  VTAP_TRIE4_MAX_HOSTS = 4096,
 };
 
 struct vtap_trie4_root {
@@ -155,6 +172,21 @@ struct vtap_trie4_root {
 struct vtap_trie4_block {
   __u32 entry[VTAP_TRIE4_FAN_OUT];
 };
+
+/* Exact IPv4 addresses by their hash: none has more than one bucket to be in, and a bucket is a
+ * cache line. Places that are free have number VTAP_NO_CLASS. */
+enum { VTAP_BUCKET4_PLACES = 8, VTAP_NO_CLASS = 0x7fffffff };
+
+struct vtap_bucket4 {
+  __u32 addr[VTAP_BUCKET4_PLACES]; /* as it is in memory */
+  __u32 number[VTAP_BUCKET4_PLACES];
+};
+
+/* Bucket of an address; `buckets` is a power of two. */
+static inline __attribute__((always_inline)) __u32 vtap_bucket4_of(__u32 addr, __u64 seed,
+                                                                   __u32 buckets) {
+  return (__u32)((addr + 1) * seed >> 32) & (buckets - 1);
+}
 
 struct vtap_lpm6_key {
   __u32 prefixlen;
@@ -174,6 +206,12 @@ struct vtap_class_config {
   __u32 vectors;
   __u32 trie4_entries; /* root and blocks */
   __u32 cloned_class;  /* vector number: seg_top bits of the policies that the kernel serves */
+  __u32 sum_words;     /* of a paged plan; 0: flat */
+  __u32 pages;         /* rounded up to a power of two, as above */
+  __u32 first_port;    /* vector number of the first class of ports */
+  __u32 buckets4;      /* a power of two */
+  __u32 early_words;   /* match words with policies that the kernel tells apart */
+  __u64 bucket4_seed;
 };
 
 /* ---------------------------------------------------------------- tee rings */
@@ -224,6 +262,21 @@ struct vtap_port_counters {
   __u64 leg_seen;     /* frames that came out of the leg */
   __u64 leg_lost;     /* frames that did not, of packets that were cloned to it */
   __u64 own_copies;   /* copies that came back: not looked at, passed on */
+};
+
+enum {
+  VTAP_TWO_ENDED = 3, /* dimensions: addresses, ports, MACs */
+  VTAP_ONE_ENDED = 8,
+  VTAP_MAX_SELECTED = 1 + 2 * VTAP_TWO_ENDED + VTAP_ONE_ENDED,
+  VTAP_MAX_EITHER = 2 * VTAP_TWO_ENDED,
+};
+
+/* The numbers of the vectors that a frame selects, of a paged plan. */
+struct vtap_selection {
+  __u32 count;
+  __u32 either_count;
+  __u32 all[VTAP_MAX_SELECTED + 1]; /* ANDed, the tap's among them */
+  __u32 either[VTAP_MAX_EITHER];    /* pairs: ORed, then ANDed */
 };
 
 /* A walk over the policies of a packet that the kernel serves, and over their monitors, a step at a
@@ -278,10 +331,11 @@ struct vtap_cpu {
   __u32 available;
   __u32 unfinished;
   __u32 reserved;
-  __u64 rejected[VTAP_MAX_WORDS];
-  struct vtap_key key;            /* private to the programs */
-  __u64 policies[VTAP_MAX_WORDS]; /* private to the programs: seg_top bits of those that clone */
-  struct vtap_walk walk;          /* private to the programs */
+  __u64 rejected[VTAP_EARLY_WORDS];
+  struct vtap_key key;              /* private to the programs */
+  struct vtap_selection selection;  /* private to the programs */
+  __u64 policies[VTAP_EARLY_WORDS]; /* private to the programs: seg_top bits of those that clone */
+  struct vtap_walk walk;            /* private to the programs */
 };
 
 /* What the raw tracepoints count of redirects that the kernel could not finish, per tap port from

@@ -242,11 +242,11 @@ void BM_Classify(benchmark::State& state) {
   const plan::Plan plan = plan_of(config_of(arg(state, 0), 1));
   const plan::Classifier classifier(plan.tables);
   const Burst burst = parsed_burst(64, arg(state, 0));
-  std::vector<std::uint64_t> words(classifier.words());
+  plan::PolicySet found(classifier.words());
   for (auto _ : state) {
     std::uint32_t taken = 0;
     for (std::uint32_t i = 0; i < burst.size; ++i) {
-      taken += classifier.classify(burst.key[i], 0, words.data()) ? 1 : 0;
+      taken += classifier.classify(burst.key[i], 0, found) ? 1 : 0;
     }
     if (taken != burst.size) state.SkipWithError("a frame has no policy");
   }

@@ -40,7 +40,7 @@ class Subject {
       : config_(std::move(config)),
         compiled_(config_),
         classifier_(compiled_.tables),
-        words_(classifier_.words() + 1) {}
+        found_(classifier_.words()) {}
 
   [[nodiscard]] const config::Config& config() const { return config_; }
   [[nodiscard]] const Compiled& compiled() const { return compiled_; }
@@ -49,14 +49,14 @@ class Subject {
     vtap_key key;
     const auto length = static_cast<__u32>(frame.size());
     vtap_parse(frame.data(), std::min<__u32>(length, VTAP_WINDOW), length, &key);
-    return classifier_.classify(key, tap, words_.data());
+    return classifier_.classify(key, tap, found_);
   }
 
  private:
   config::Config config_;
   Compiled compiled_;
   plan::Classifier classifier_;
-  std::vector<std::uint64_t> words_;
+  plan::PolicySet found_;
 };
 
 class Differential : public BpfTest {
@@ -195,7 +195,8 @@ config::Config full_config(const std::vector<Bytes>& frames) {
   std::vector<Fields> fields;
   for (const Bytes& frame : frames) fields.push_back(read_fields(frame));
   const auto words = [](const config::Config& config) {
-    const auto layout = plan::lay_out(config);
+    const std::vector<plan::Placement> all_broker(config.policies.size());
+    const auto layout = plan::lay_out(config, all_broker);
     return layout.ok() ? layout.value().match_words : VTAP_MAX_WORDS + 1U;
   };
   std::size_t passed_over = 0;

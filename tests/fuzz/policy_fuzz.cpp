@@ -11,6 +11,7 @@
 #include "config/config.hpp"
 #include "plan/classifier.hpp"
 #include "plan/plan.hpp"
+#include "support/classified.hpp"
 #include "support/frames.hpp"
 #include "support/reference.hpp"
 
@@ -30,11 +31,9 @@ std::vector<std::uint32_t> classify(const vtap::plan::Classifier& classifier, co
   vtap_key key;
   vtap_parse(frame.data(), static_cast<__u32>(std::min<std::size_t>(frame.size(), VTAP_WINDOW)),
              static_cast<__u32>(frame.size()), &key);
-  std::vector<std::uint64_t> words(classifier.words());
-  std::vector<std::uint32_t> policies;
-  classifier.classify(key, tap, words.data());
-  classifier.for_each_policy(words.data(), [&](std::uint32_t p) { policies.push_back(p); });
-  return policies;
+  vtap::plan::PolicySet found(classifier.words());
+  classifier.classify(key, tap, found);
+  return vtap::test::policies_in(classifier, found);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "support/classified.hpp"
 #include "support/frames.hpp"
 #include "support/random_config.hpp"
 #include "support/reference.hpp"
@@ -30,14 +31,12 @@ class Subject {
       : config_(std::move(config)),
         tables_(std::move(plan::compile(config_)).value()),
         classifier_(tables_),
-        words_(classifier_.words() + 1, kUnwritten) {}
+        found_(classifier_.words()) {}
 
   std::vector<std::uint32_t> classify(const Bytes& frame, std::uint32_t tap = 0) {
-    std::vector<std::uint32_t> policies;
-    const bool any = classifier_.classify(parse(frame), tap, words_.data());
-    classifier_.for_each_policy(words_.data(), [&](std::uint32_t p) { policies.push_back(p); });
+    const bool any = classifier_.classify(parse(frame), tap, found_);
+    const std::vector<std::uint32_t> policies = policies_in(classifier_, found_);
     EXPECT_EQ(any, !policies.empty());
-    EXPECT_EQ(words_.back(), kUnwritten);
     return policies;
   }
 
@@ -45,11 +44,10 @@ class Subject {
   [[nodiscard]] const plan::Tables& tables() const { return tables_; }
 
  private:
-  static constexpr std::uint64_t kUnwritten = 0x5a5a5a5a5a5a5a5aU;
   config::Config config_;
   plan::Tables tables_;
   plan::Classifier classifier_;
-  std::vector<std::uint64_t> words_;  ///< one more than may be written
+  plan::PolicySet found_;
 };
 
 /// One tap, one policy per list of matches.
@@ -198,8 +196,8 @@ TEST(Classifier, ASuperPacketIsTakenIfAnyOfItsFramesMayBe) {
     const config::Config config = random_config(seed);
     auto tables = std::move(plan::compile(config)).value();
     const plan::Classifier classifier(tables);
-    std::vector<std::uint64_t> some(classifier.words());
-    std::vector<std::uint64_t> any(classifier.words());
+    plan::PolicySet some(classifier.words());
+    plan::PolicySet any(classifier.words());
     for (const Bytes& frame : corpus(seed, 60)) {
       vtap_key key = parse(frame);
       const bool tcp = key.tcp_flags != VTAP_NO_TCP_FLAGS;
@@ -207,7 +205,7 @@ TEST(Classifier, ASuperPacketIsTakenIfAnyOfItsFramesMayBe) {
       vtap_key open = key;
       open.length = VTAP_ANY_LENGTH;
       if (tcp) open.tcp_flags = VTAP_ANY_TCP_FLAGS;
-      classifier.classify(open, tap, any.data());
+      const bool wanted = classifier.classify(open, tap, any);
       std::size_t never = 0;
       std::size_t tried = 0;
       for (const std::uint32_t length : {14U, 60U, 100U, 200U, 500U, 1000U, 1514U, 9000U}) {
@@ -215,12 +213,11 @@ TEST(Classifier, ASuperPacketIsTakenIfAnyOfItsFramesMayBe) {
           key.length = length;
           if (tcp) key.tcp_flags = static_cast<__u16>(flags);
           ++tried;
-          never += classifier.classify(key, tap, some.data()) ? 0 : 1;
-          for (std::size_t word = 0; word < some.size(); ++word)
+          never += classifier.classify(key, tap, some) ? 0 : 1;
+          for (std::uint32_t word = 0; word < classifier.words(); ++word)
             ASSERT_EQ(some[word] & ~any[word], 0U) << "config " << seed << ", length " << length;
         }
       }
-      const bool wanted = std::ranges::any_of(any, [](std::uint64_t word) { return word != 0; });
       taken += wanted && never == 0 ? 1 : 0;
       left += wanted ? 0 : 1;
       undecided += never != 0 && never != tried ? 1 : 0;
@@ -241,14 +238,12 @@ TEST(Classifier, WhatASuperPacketMayBeIsNoExcuseForMore) {
   config.policies[1].except = {excepted};
   auto tables = std::move(plan::compile(config)).value();
   const plan::Classifier classifier(tables);
-  std::uint64_t policies = 0;
+  plan::PolicySet policies(classifier.words());
   const auto taken = [&](vtap_key key) {
     key.length = VTAP_ANY_LENGTH;
     key.tcp_flags = VTAP_ANY_TCP_FLAGS;
-    std::vector<std::uint32_t> found;
-    classifier.classify(key, 0, &policies);
-    classifier.for_each_policy(&policies, [&](std::uint32_t policy) { found.push_back(policy); });
-    return found;
+    classifier.classify(key, 0, policies);
+    return policies_in(classifier, policies);
   };
   vtap_key key = parse(packet({10, 0, 0, 1}, {10, 0, 0, 2}));
   EXPECT_EQ(taken(key), (std::vector<std::uint32_t>{0, 1}));
