@@ -14,6 +14,8 @@ cmake --preset bench >/dev/null
 cmake --build --preset bench
 echo "== the pipeline, memory to memory"
 build/bench/tests/bench/pipeline_bench
+echo "== 10 to 10,000 policies, side by side with libpcap and, where it is installed, DPDK"
+build/bench/tests/bench/policies_bench
 echo "== end to end, $rounds rounds, $(uname -r), $(nproc) CPUs"
 tests/bench/e2e/bench.py --build-dir build/bench --rounds "$rounds"
 echo "== the TCP of a tapped host"
