@@ -11,6 +11,7 @@
 #include "bench/policies/contestant.hpp"
 #include "pipeline/pipeline.hpp"
 #include "plan/classifier.hpp"
+#include "support/classified.hpp"
 
 namespace vtap::bench {
 namespace {
@@ -46,15 +47,14 @@ std::vector<vtap_key> keys_of(const Traffic& traffic) {
 class ClassifierContestant final : public Contestant {
  public:
   explicit ClassifierContestant(const plan::Tables& tables)
-      : classifier_(tables), words_(classifier_.words()) {}
+      : classifier_(tables), found_(classifier_.words()) {}
 
   void check(const Traffic& traffic) override {
     const auto& keys = keys_for(traffic);
     for (std::uint32_t i = 0; i < traffic.size(); ++i) {
       Answer answer;
-      if (classifier_.classify(keys[i], 0, words_.data()))
-        classifier_.for_each_policy(words_.data(),
-                                    [&](std::uint32_t policy) { answer.add(policy); });
+      classifier_.classify(keys[i], 0, found_);
+      for (const std::uint32_t policy : test::policies_in(classifier_, found_)) answer.add(policy);
       if (!(answer == traffic.answer(i)))
         disagree("the classifier", traffic, i, std::to_string(answer.count) + " policies");
     }
@@ -65,7 +65,7 @@ class ClassifierContestant final : public Contestant {
     return walk_.run(traffic, seconds, [&](std::uint32_t first, std::uint32_t n) {
       std::uint64_t taken = 0;
       for (std::uint32_t i = first; i < first + n; ++i)
-        taken += classifier_.classify(keys[i], 0, words_.data()) ? 1 : 0;
+        taken += classifier_.classify(keys[i], 0, found_) ? 1 : 0;
       taken_ = taken;
     });
   }
@@ -78,7 +78,7 @@ class ClassifierContestant final : public Contestant {
   }
 
   plan::Classifier classifier_;
-  std::vector<std::uint64_t> words_;
+  plan::PolicySet found_;
   std::map<const Traffic*, std::vector<vtap_key>> keys_;
   Walk walk_{64, true};
   volatile std::uint64_t taken_ = 0;  ///< so that no call is left out
