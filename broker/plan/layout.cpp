@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <compare>
-#include <numeric>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 
 namespace vtap::plan {
@@ -54,11 +54,17 @@ std::span<const config::Match> rules_of(const config::Policy& policy) {
 struct Likeness {
   std::uint32_t group = 0;  ///< early ones first
   std::uint32_t keys = 0;
+  std::array<std::uint8_t, 3> widths{};  ///< of the addresses: a wide prefix lets most frames pass
   std::array<std::pair<bool, std::array<std::uint8_t, 16>>, 3> addresses{};
   std::array<config::Mac, 3> macs{};
   std::array<std::uint32_t, 9> numbers{};
 
   auto operator<=>(const Likeness&) const = default;
+
+  /// Whether it asks the same keys, about as narrowly.
+  [[nodiscard]] bool asks_the_same(const Likeness& other) const {
+    return std::tie(group, keys, widths) == std::tie(other.group, other.keys, other.widths);
+  }
 };
 
 enum Group : std::uint8_t { kInKernel, kWithFilter, kOthers };
@@ -73,15 +79,18 @@ Likeness likeness(const config::Match& match) {
     }
     key <<= 1;
   };
-  const auto note_address = [&](const std::vector<config::Prefix>& values, auto& first) {
-    note(values, [&](const config::Prefix& prefix) { first = {prefix.v6, prefix.bytes}; });
+  const auto note_address = [&](const std::vector<config::Prefix>& values, std::size_t i) {
+    note(values, [&](const config::Prefix& prefix) {
+      like.widths[i] = static_cast<std::uint8_t>(prefix.length / (prefix.v6 ? 32 : 8));
+      like.addresses[i] = {prefix.v6, prefix.bytes};
+    });
   };
   const auto note_mac = [&](const std::vector<config::Mac>& values, config::Mac& first) {
     note(values, [&](const config::Mac& mac) { first = mac; });
   };
-  note_address(match.src, like.addresses[0]);
-  note_address(match.dst, like.addresses[1]);
-  note_address(match.host, like.addresses[2]);
+  note_address(match.src, 0);
+  note_address(match.dst, 1);
+  note_address(match.host, 2);
   note_mac(match.src_mac, like.macs[0]);
   note_mac(match.dst_mac, like.macs[1]);
   note_mac(match.mac, like.macs[2]);
@@ -98,9 +107,17 @@ Group group_of(const config::Policy& policy, Placement placement) {
   return policy.filter ? kWithFilter : kOthers;
 }
 
-/// The policies in the order of their bits.
-std::vector<std::uint32_t> in_order(const config::Config& config,
-                                    std::span<const Placement> placements) {
+/// A policy in the order of the bits.
+struct Place {
+  std::uint32_t policy;
+  bool starts_word;  ///< many come that ask the same: they do not share a word with others
+};
+
+/// So many policies that ask the same are worth words of their own, in a plan of so many policies.
+constexpr std::ptrdiff_t kMany = 64;
+constexpr std::size_t kManyInAll = 512;
+
+std::vector<Place> in_order(const config::Config& config, std::span<const Placement> placements) {
   std::vector<Likeness> like;
   like.reserve(config.policies.size());
   for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
@@ -109,10 +126,19 @@ std::vector<std::uint32_t> in_order(const config::Config& config,
     like.push_back(group == kInKernel ? Likeness{} : likeness(rules_of(policy).front()));
     like.back().group = group;
   }
-  std::vector<std::uint32_t> order(config.policies.size());
-  std::iota(order.begin(), order.end(), 0U);
-  std::ranges::stable_sort(order,
-                           [&](std::uint32_t a, std::uint32_t b) { return like[a] < like[b]; });
+  std::vector<Place> order;
+  for (std::uint32_t i = 0; i < like.size(); ++i) order.push_back({i, false});
+  std::ranges::stable_sort(
+      order, [&](const Place& a, const Place& b) { return like[a.policy] < like[b.policy]; });
+  if (order.size() < kManyInAll) return order;
+  for (auto first = order.begin(); first != order.end();) {
+    const auto end = std::find_if_not(first, order.end(), [&](const Place& place) {
+      return like[place.policy].asks_the_same(like[first->policy]);
+    });
+    first->starts_word = end - first >= kMany;
+    if (first->starts_word && end != order.end()) end->starts_word = true;
+    first = end;
+  }
   return order;
 }
 
@@ -130,8 +156,10 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
 
   std::size_t in_kernel = 0;  // bits up to the end of those policies
   std::size_t early = 0;      // and of those with a filter, too
-  for (const std::uint32_t index : in_order(config, placements)) {
+  const auto start_word = [&] { next = (next + kWordBits - 1) / kWordBits * kWordBits; };
+  for (const auto& [index, starts_word] : in_order(config, placements)) {
     const config::Policy& policy = config.policies[index];
+    if (starts_word) start_word();
     if (policy.except.size() > kWordBits) return too_many_excepts(config, policy);
     if (!policy.except.empty()) layout.except_words = 1;
     tables += rules_of(policy).size() + policy.except.size();
@@ -140,7 +168,7 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
       const auto part = rest.first(std::min(rest.size(), kWordBits));
       rest = rest.subspan(part.size());
       const std::size_t width = std::max(part.size(), policy.except.size());
-      if (next % kWordBits + width > kWordBits) next += kWordBits - next % kWordBits;
+      if (next % kWordBits + width > kWordBits) start_word();
       place(part, next, index, false);
       place(policy.except, next, index, true);
       next += width;
