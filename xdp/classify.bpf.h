@@ -20,7 +20,7 @@
 #include <vtap/abi.h>
 #include <vtap/parse.h>
 
-/* All vectors; room for config.classes.vectors of them. */
+/* All vectors: config.classes.row_words words, and room for one vector more. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, 1);
@@ -124,9 +124,8 @@ static __always_inline __u32 vtap_low16(__u32 value) {
  * as above. */
 struct vtap_tables {
   __u64 dims;
-  __u64 mask;    /* of a vector's number */
+  __u64 mask;    /* of where a vector is */
   __u64 words;   /* match words of a vector */
-  __u64 stride;  /* words of one as it is stored */
   __u64 excepts; /* whether there are any */
   const __u64* vectors;
   const __u64* pages;
@@ -163,9 +162,8 @@ static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
   __u32 zero = 0;
 
   tables->dims = vtap_whole(config.classes.dims);
-  tables->mask = vtap_whole(config.classes.vectors - 1);
+  tables->mask = vtap_whole(config.classes.row_words - 1);
   tables->words = vtap_whole(config.classes.match_words);
-  tables->stride = vtap_whole(vtap_stride());
   tables->excepts = vtap_whole(config.classes.except_words);
   tables->vectors = bpf_map_lookup_elem(&vectors, &zero);
   tables->pages = bpf_map_lookup_elem(&pages, &zero);
@@ -174,13 +172,18 @@ static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
   return tables->vectors && tables->pages && tables->class_of && tables->trie4;
 }
 
+/* Where the vector of this number is, in words of the table. */
+static __always_inline __u32 vtap_row(__u32 number) {
+  __u32 at = number;
+  __u32 stride = vtap_stride();
+
+  asm("%[at] *= %[stride]" : [at] "+r"(at) : [stride] "r"(stride));
+  return at;
+}
+
 /* A mask, not a comparison: that would double the states the verifier walks, vector by vector. */
 static __always_inline const __u64* vtap_vector(const struct vtap_tables* tables, __u32 number) {
-  __u64 at = number & tables->mask;
-
-  /* In this order: 6.1 multiplies by constants alone. */
-  asm("%[at] *= %[stride]" : [at] "+r"(at) : [stride] "r"(tables->stride));
-  return tables->vectors + at;
+  return tables->vectors + (vtap_row(number) & tables->mask);
 }
 
 /* One step of eight bits; an entry that is a class already stays one. */
@@ -278,7 +281,7 @@ static __always_inline void vtap_select(struct vtap_selected to, const struct vt
   const __u64* vector = vtap_vector(tables, number);
 
   vtap_combine(to, tables, vector, vector);
-  if (!to.flat) to.paged->to->all[to.paged->count++] = number;
+  if (!to.flat) to.paged->to->all[to.paged->count++] = vtap_row(number);
 }
 
 /* The two ends of an `either` key come in the order source, destination. */
@@ -292,7 +295,7 @@ static __always_inline void vtap_select_either(struct vtap_selected to,
     *pending = vector;
   else
     vtap_combine(to, tables, *pending, vector);
-  if (!to.flat) to.paged->to->either[to.paged->either_count++] = number + VTAP_AS_EITHER;
+  if (!to.flat) to.paged->to->either[to.paged->either_count++] = vtap_row(number + VTAP_AS_EITHER);
 }
 
 /* One end of a two-ended dimension whose value there is of class `number`. */
@@ -429,28 +432,29 @@ static __always_inline bool vtap_wanted_flat(const struct vtap_tables* tables, s
          vtap_flat_policies(tables, &selected, tops, cpu->rejected, 1);
 }
 
-/* A word of a paged vector, match words and then except words. */
-static __always_inline __u64 vtap_word(const struct vtap_tables* tables, __u32 number, __u64 word) {
-  const __u32* numbers = (const __u32*)(vtap_vector(tables, number) + config.classes.sum_words);
-  __u64 at = (numbers[word / VTAP_PAGE_WORDS] & (config.classes.pages - 1)) * VTAP_PAGE_WORDS;
+/* Word `word`, match words and then except words, of the paged vector whose row is at `row`. */
+static __always_inline __u64 vtap_word(const __u64* rows, const __u64* page_table, __u32 row,
+                                       __u64 word) {
+  const __u64* at = rows + (row & (config.classes.row_words - 1)) + config.classes.sum_words;
+  __u64 page = ((const __u32*)at)[word / VTAP_PAGE_WORDS] & (config.classes.pages - 1);
 
-  return tables->pages[at + (word & (VTAP_PAGE_WORDS - 1))];
+  return page_table[page * VTAP_PAGE_WORDS + (word & (VTAP_PAGE_WORDS - 1))];
 }
 
 /* The rules that the frame satisfies, of one word. */
-static __always_inline __u64 vtap_rules(const struct vtap_tables* tables,
+static __always_inline __u64 vtap_rules(const __u64* rows, const __u64* page_table,
                                         const struct vtap_selection* from, __u64 word) {
   __u64 rules = ~0ull;
   __u32 i;
 
   for (i = 0; i < VTAP_MAX_SELECTED; i++) {
     if (i >= from->count) break;
-    rules &= vtap_word(tables, from->all[i], word);
+    rules &= vtap_word(rows, page_table, from->all[i], word);
   }
   for (i = 0; i < VTAP_MAX_EITHER; i += 2) {
     if (i >= from->either_count) break;
-    rules &=
-        vtap_word(tables, from->either[i], word) | vtap_word(tables, from->either[i + 1], word);
+    rules &= vtap_word(rows, page_table, from->either[i], word) |
+             vtap_word(rows, page_table, from->either[i + 1], word);
   }
   return rules;
 }
@@ -458,28 +462,42 @@ static __always_inline __u64 vtap_rules(const struct vtap_tables* tables,
 /* The policies of one word of a paged plan. Global functions, not static: so the verifier walks
  * them once, by themselves, and not once more for every state that a caller can be in. */
 __noinline __u64 vtap_word_policies(struct vtap_cpu* cpu, __u32 number) {
-  struct vtap_tables tables;
   __u64 word = number & (VTAP_MAX_WORDS - 1);
+  const __u64 *rows, *page_table;
   __u64 policies, top;
+  __u32 zero = 0;
 
   if (!cpu) return 0; /* nobody does; a global function has to look */
-  if (!config.classes.sum_words || !vtap_find_tables(&tables)) return 0;
-  if (word >= config.classes.match_words) return 0;
-  policies = vtap_rules(&tables, &cpu->selection, word);
+  if (word >= config.classes.match_words || !config.classes.sum_words) return 0;
+  rows = bpf_map_lookup_elem(&vectors, &zero);
+  page_table = bpf_map_lookup_elem(&pages, &zero);
+  if (!rows || !page_table) return 0;
+  policies = vtap_rules(rows, page_table, &cpu->selection, word);
   if (!policies) return 0;
-  top = vtap_word(&tables, config.classes.seg_top_class, word);
+  if (!config.classes.except_words && !(config.filters && word < VTAP_EARLY_WORDS) &&
+      !config.clones)
+    return policies; /* that there are any is all that is asked */
+  top = vtap_word(rows, page_table, vtap_row(config.classes.seg_top_class), word);
   policies = vtap_any(policies, top);
-  if (tables.excepts)
-    policies &= ~vtap_any(vtap_rules(&tables, &cpu->selection, tables.words + word), top);
+  if (config.classes.except_words) {
+    word += config.classes.match_words;
+    policies &= ~vtap_any(vtap_rules(rows, page_table, &cpu->selection, word), top);
+    word -= config.classes.match_words;
+  }
   if (config.filters && word < VTAP_EARLY_WORDS) policies &= ~cpu->rejected[word];
   return policies;
 }
 
 __noinline __u64 vtap_cloned(struct vtap_cpu* cpu, __u32 number) {
-  struct vtap_tables tables;
+  const __u64 *rows, *page_table;
+  __u32 zero = 0;
 
-  if (!cpu || !config.classes.sum_words || !vtap_find_tables(&tables)) return 0;
-  return vtap_word(&tables, config.classes.cloned_class, number & (VTAP_EARLY_WORDS - 1));
+  if (!cpu || !config.classes.sum_words) return 0;
+  rows = bpf_map_lookup_elem(&vectors, &zero);
+  page_table = bpf_map_lookup_elem(&pages, &zero);
+  if (!rows || !page_table) return 0;
+  return vtap_word(rows, page_table, vtap_row(config.classes.cloned_class),
+                   number & (VTAP_EARLY_WORDS - 1));
 }
 
 /* Whether any policy of the tap with this class takes the frame with cpu->key. */

@@ -78,7 +78,7 @@ Result<UniqueFd> load_element(const char* name, std::vector<std::byte> bytes, st
 Result<UniqueFd> load_vectors(const plan::Tables& tables) {
   std::vector<std::byte> bytes;
   append(bytes, std::as_bytes(std::span(tables.vectors)));
-  const std::size_t words = std::size_t{tables.config.vectors} * std::max(tables.stride, 1U);
+  const std::size_t words = std::size_t{tables.config.row_words} + std::max(tables.stride, 1U);
   return load_element("vectors", std::move(bytes), words * sizeof(std::uint64_t));
 }
 

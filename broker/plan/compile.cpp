@@ -151,7 +151,7 @@ class Compiler {
     compile_macs();
     compile_segments();
     for (std::uint32_t tap = 0; tap < config_.taps.size(); ++tap) compile_tap(tap);
-    tables_.config.vectors = std::bit_ceil(tables_.vector_count());
+    tables_.config.row_words = std::bit_ceil(static_cast<std::uint32_t>(tables_.vectors.size()));
     tables_.config.pages =
         std::bit_ceil(static_cast<std::uint32_t>(tables_.pages.size() / VTAP_PAGE_WORDS));
     const auto blocks = static_cast<std::uint32_t>(tables_.trie4_blocks.size());

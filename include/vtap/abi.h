@@ -203,7 +203,7 @@ struct vtap_class_config {
   __u32 default_mac;   /* MAC not in the map, or a runt */
   __u32 seg_top_class; /* vector number of the seg_top words (match_words of them) */
   /* Sizes of tables, rounded up to powers of two: numbers are masked, and the verifier content. */
-  __u32 vectors;
+  __u32 row_words;     /* words of all vectors */
   __u32 trie4_entries; /* root and blocks */
   __u32 cloned_class;  /* vector number: seg_top bits of the policies that the kernel serves */
   __u32 sum_words;     /* of a paged plan; 0: flat */
@@ -271,7 +271,7 @@ enum {
   VTAP_MAX_EITHER = 2 * VTAP_TWO_ENDED,
 };
 
-/* The numbers of the vectors that a frame selects, of a paged plan. */
+/* The vectors that a frame selects, of a paged plan: at which word of the table they are. */
 struct vtap_selection {
   __u32 count;
   __u32 either_count;
