@@ -188,6 +188,7 @@ Heat run_heat(Kind kind, std::uint32_t policies, const Options& options, Kernel*
 
   const auto plan = make_plan(config_of(rules));
   heat.load = plan->load;
+  heat.load["policies per match"] = traffic[0].policies_per_match();
   Field field(heat);
   field.enter(kClassifier, make_classifier(*plan), kAgain);
   field.enter(kPipeline, make_pipeline(*plan));
@@ -276,9 +277,10 @@ void print_heats(const std::vector<Heat>& heats, const Options& options) {
 void print_load(const std::vector<Heat>& heats) {
   std::cout << "\n## What loading costs\n\n";
   const std::vector<std::string> columns{
-      "plan::compile ms",      "classifier ms",    "classifier MB",  "plan MB",
-      "plan bytes per policy", "BPF maps ms",      "BPF program ms", "libpcap each ms",
-      "libpcap joined ms",     "rte_acl build ms", "rte_acl MB"};
+      "policies per match", "plan::compile ms", "classifier ms",
+      "classifier MB",      "plan MB",          "plan bytes per policy",
+      "BPF maps ms",        "BPF program ms",   "libpcap each ms",
+      "libpcap joined ms",  "rte_acl build ms", "rte_acl MB"};
   std::vector<std::string> head{"rules", "policies"};
   head.insert(head.end(), columns.begin(), columns.end());
   print_head(head, 1);
@@ -451,13 +453,17 @@ void run(const Options& options) {
 }  // namespace
 }  // namespace vtap::bench
 
-int main(int argc, char** argv) {
+namespace {
+
+int run_program(int argc, char** argv) {
   vtap::bench::Options options;
   CLI::App app("Classification with 10 to 10,000 policies, compared");
   app.add_option("--rules", options.kinds, "mixed, 5-tuples, pairs")
       ->delimiter(',')
       ->transform(CLI::CheckedTransformer(vtap::bench::kKinds));
-  app.add_option("--policies", options.policies, "numbers of policies")->delimiter(',');
+  app.add_option("--policies", options.policies, "numbers of policies")
+      ->check(CLI::Range(1, 50000))
+      ->delimiter(',');
   app.add_option("--rounds", options.rounds, "rounds of each comparison")
       ->check(CLI::Range(1, 1000));
   app.add_option("--seconds", options.seconds, "time of one measurement, at least");
@@ -469,11 +475,17 @@ int main(int argc, char** argv) {
   app.add_flag("--quick", options.quick, "few policies, frames and rounds: does it work?");
   CLI11_PARSE(app, argc, argv);
   if (options.quick) options.make_quick();
+  vtap::bench::run(options);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    vtap::bench::run(options);
+    return run_program(argc, argv);
   } catch (const std::exception& error) {
-    std::cerr << "policies_bench: " << error.what() << '\n';
+    std::fprintf(stderr, "policies_bench: %s\n", error.what());
     return 1;
   }
-  return 0;
 }

@@ -155,7 +155,7 @@ class PipelineContestant final : public Contestant {
 
   void check(const Traffic& traffic) override {
     Path path(plan_, traffic);
-    Answer all;  // of all frames together, as the counters know no frames
+    // Of all frames together, as the counters know no frames.
     std::uint64_t right_count = 0;
     std::uint64_t right_digest = 0;
     for (std::uint32_t first = 0; first < traffic.size(); first += Burst::kCapacity)

@@ -73,13 +73,13 @@ struct TupleMaker {
     }
   }
 
-  /// From one of a few networks, so that prefixes lie in one another.
+  /// In one of a few networks and of few subnets there, so that prefixes lie in one another.
   Prefix prefix(bool may_be_any) {
     static constexpr std::array<std::uint32_t, 12> kLengths{8,  16, 16, 20, 24, 24,
                                                             24, 26, 28, 30, 32, 32};
     if (may_be_any && random.percent(25)) return {};
-    const std::uint32_t net = random.pick(nets);
-    return prefix_of(net ^ (any_word(random) & 0x0000ffff), random.pick(kLengths));
+    const std::uint32_t subnet = random.below(8) << 12 | random.below(4) << 8 | random.below(16);
+    return prefix_of(random.pick(nets) ^ subnet, random.pick(kLengths));
   }
 
   Ports ports(std::uint32_t percent_any) {
@@ -113,7 +113,7 @@ struct TupleMaker {
   }
 
   Random& random;
-  std::array<std::uint32_t, 64> nets{};
+  std::array<std::uint32_t, 24> nets{};
   std::array<Ports, 48> ranges{};
 };
 
@@ -145,18 +145,30 @@ Packet far_packet(Random& random) {
 }
 
 std::uint16_t port_in(Ports ports, Random& random) {
-  if (ports.any()) return ephemeral(random);
   return static_cast<std::uint16_t>(random.between(ports.first, ports.last));
+}
+
+/// Sets what the rule asks for; `packet` keeps the rest.
+void fit(Packet& packet, const Rule& rule, Random& random) {
+  if (rule.host) (random.percent(50) ? packet.src : packet.dst) = address_in(*rule.host, random);
+  if (rule.src.length != 0) packet.src = address_in(rule.src, random);
+  if (rule.dst.length != 0) packet.dst = address_in(rule.dst, random);
+  if (!rule.sport.any()) packet.sport = port_in(rule.sport, random);
+  if (!rule.dport.any()) packet.dport = port_in(rule.dport, random);
+  if (rule.proto != 0) packet.proto = rule.proto;
 }
 
 Packet packet_for(const Rule& rule, Random& random) {
   Packet packet = far_packet(random);
-  if (rule.host) (random.percent(50) ? packet.src : packet.dst) = address_in(*rule.host, random);
-  if (rule.src.length != 0) packet.src = address_in(rule.src, random);
-  if (rule.dst.length != 0) packet.dst = address_in(rule.dst, random);
-  packet.sport = port_in(rule.sport, random);
-  packet.dport = port_in(rule.dport, random);
-  if (rule.proto != 0) packet.proto = rule.proto;
+  fit(packet, rule, random);
+  return packet;
+}
+
+/// To a policy, and in one case of three to another one as well, where the two can be met.
+Packet hitting_packet(std::span<const Rule> rules, Random& random) {
+  Packet packet = far_packet(random);
+  if (random.percent(33)) fit(packet, random.pick(rules), random);
+  fit(packet, random.pick(rules), random);
   return packet;
 }
 
@@ -164,15 +176,21 @@ Packet packet_for(const Rule& rule, Random& random) {
 Packet near_packet(const Rule& rule, Random& random) {
   Packet packet = packet_for(rule, random);
   const Packet other = far_packet(random);
-  switch (random.below(3)) {
+  switch (random.below(5)) {
     case 0:
       packet.src = other.src;
       break;
     case 1:
       packet.dst = other.dst;
       break;
-    default:
+    case 2:
+      packet.sport = other.sport;
+      break;
+    case 3:
       packet.dport = other.dport;
+      break;
+    default:
+      packet.proto = packet.proto == kTcp ? kUdp : kTcp;
       break;
   }
   return packet;
@@ -318,6 +336,7 @@ Traffic::Traffic(std::string name, std::span<const Packet> packets, std::vector<
       answers_(std::move(answers)),
       matching_(static_cast<std::uint32_t>(
           std::ranges::count_if(answers_, [](const Answer& a) { return a.count != 0; }))) {
+  for (const Answer& answer : answers_) policies_ += answer.count;
   for (std::size_t i = 0; i < packets.size(); ++i)
     std::ranges::copy(frame_of(packets[i]), bytes_.data() + i * kSlot);
 }
@@ -325,8 +344,7 @@ Traffic::Traffic(std::string name, std::span<const Packet> packets, std::vector<
 Traffic hitting_traffic(std::span<const Rule> rules, std::uint32_t frames, std::uint64_t seed) {
   Random random(seed);
   const auto packets = distinct(frames, [&] {
-    return random.percent(90) ? packet_for(random.pick(rules), random)
-                              : missing_packet(rules, random);
+    return random.percent(90) ? hitting_packet(rules, random) : missing_packet(rules, random);
   });
   return {"90% match", packets, judge_all(rules, packets)};
 }

@@ -102,15 +102,21 @@ class Traffic {
   [[nodiscard]] std::uint8_t* memory() noexcept { return bytes_.data(); }
   [[nodiscard]] const Answer& answer(std::uint32_t i) const noexcept { return answers_[i]; }
   [[nodiscard]] std::uint32_t matching() const noexcept { return matching_; }
+  /// Of a frame that has any, on average.
+  [[nodiscard]] double policies_per_match() const noexcept {
+    return matching_ == 0 ? 0 : static_cast<double>(policies_) / matching_;
+  }
 
  private:
   std::string name_;
   std::vector<std::uint8_t> bytes_;
   std::vector<Answer> answers_;
   std::uint32_t matching_ = 0;
+  std::uint64_t policies_ = 0;
 };
 
-/// Of ten frames nine belong to a policy, any with the same chance; the tenth to none.
+/// Of ten frames nine belong to a policy, any with the same chance, some to more; the tenth to
+/// none.
 Traffic hitting_traffic(std::span<const Rule> rules, std::uint32_t frames, std::uint64_t seed);
 /// No frame belongs to a policy; half of them nearly do.
 Traffic missing_traffic(std::span<const Rule> rules, std::uint32_t frames, std::uint64_t seed);
