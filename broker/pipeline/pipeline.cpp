@@ -9,6 +9,8 @@
 namespace vtap::pipeline {
 namespace {
 
+static_assert(Burst::kCapacity == plan::kBurst);
+
 SharedPlan::Policy make_policy(const config::Policy& config) {
   SharedPlan::Policy policy;
   policy.filter = config.filter;
@@ -66,7 +68,7 @@ Pipeline::Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool,
       monitors_(monitors.begin(), monitors.end()),
       frames_of_(plan.policies().size(), 0),
       touched_((plan.policies().size() + 63) / 64, 0),
-      found_(plan.words()),
+      found_(plan.classifier()),
       outgoing_(monitors.size()),
       policy_counters_(plan.policies().size()),
       monitor_counters_(monitors.size()) {
@@ -111,14 +113,13 @@ void Pipeline::parse(Burst& burst) const noexcept {
 /// counters want: one operation per burst and policy.
 void Pipeline::classify(const Burst& burst) noexcept {
   const plan::Classifier& classifier = plan_.classifier();
-  for (std::uint32_t i = 0; i < burst.size; ++i) {
-    const std::uint32_t tap = plan_.tap_of_port(burst.port[i]);
-    if (!classifier.classify(burst.key[i], tap, found_)) continue;
-    found_.for_each_word([&](std::uint32_t word, std::uint64_t bits) {
-      classifier.for_each_policy(word, plan_.ours(word, bits), [&](std::uint32_t policy) {
-        frames_of_[policy] |= FrameSet{1} << i;
-        touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
-      });
+  for (std::uint32_t i = 0; i < burst.size; ++i) taps_[i] = plan_.tap_of_port(burst.port[i]);
+  const auto hits = classifier.classify(std::span(burst.key).first(burst.size),
+                                        std::span(taps_).first(burst.size), found_);
+  for (const plan::Hit& hit : hits) {
+    classifier.for_each_policy(plan_.ours(hit), [&](std::uint32_t policy) {
+      frames_of_[policy] |= FrameSet{1} << hit.frame;
+      touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
     });
   }
 }

@@ -41,9 +41,10 @@ class SharedPlan {
   [[nodiscard]] std::span<const Policy> policies() const noexcept { return policies_; }
   [[nodiscard]] std::uint32_t words() const noexcept { return words_; }
   [[nodiscard]] bool reads_keys() const noexcept { return reads_keys_; }
-  /// Those of a word of a set that the kernel does not serve.
-  [[nodiscard]] std::uint64_t ours(std::uint32_t word, std::uint64_t policies) const noexcept {
-    return not_ours_.empty() ? policies : policies & ~not_ours_[word];
+  /// What of a hit the kernel does not serve.
+  [[nodiscard]] plan::Hit ours(plan::Hit hit) const noexcept {
+    if (!not_ours_.empty()) hit.bits &= ~not_ours_[hit.word];
+    return hit;
   }
   [[nodiscard]] std::uint32_t tap_of_port(std::uint8_t port) const noexcept {
     return tap_of_port_[port];
@@ -113,11 +114,12 @@ class Pipeline {
   UmemView umem_;
   FramePool& pool_;
   std::vector<Sink*> monitors_;
-  std::vector<FrameSet> frames_of_;      ///< by policy; zero between bursts
-  std::vector<std::uint64_t> touched_;   ///< bits of policies with frames; zero between bursts
-  plan::PolicySet found_;                ///< by one classification
-  std::vector<Outgoing> outgoing_;       ///< by monitor
-  std::uint64_t outgoing_monitors_ = 0;  ///< bits of monitors with frames
+  std::vector<FrameSet> frames_of_;     ///< by policy; zero between bursts
+  std::vector<std::uint64_t> touched_;  ///< bits of policies with frames; zero between bursts
+  plan::Classifier::Scratch found_;
+  std::array<std::uint32_t, Burst::kCapacity> taps_{};  ///< by frame
+  std::vector<Outgoing> outgoing_;                      ///< by monitor
+  std::uint64_t outgoing_monitors_ = 0;                 ///< bits of monitors with frames
   std::vector<PolicyCounters> policy_counters_;
   std::vector<MonitorCounters> monitor_counters_;
 };

@@ -9,6 +9,10 @@
 namespace vtap::plan {
 namespace {
 
+constexpr std::size_t kLineWords = 8;
+/// Words that are visited together: what they read is fetched first, and fits the L1 cache.
+constexpr std::size_t kVisits = 32;
+
 /// Bytes as a hash key; which value they make does not matter, only that equal ones are equal.
 template <typename Key>
 Key load(const std::uint8_t* bytes) noexcept {
@@ -33,35 +37,18 @@ std::uint64_t any(std::uint64_t rules, std::uint64_t top) noexcept {
   return (rules | ((rules & ~top) + ~top)) & top;
 }
 
+const std::uint8_t* address_at(const vtap_key& key, int end) noexcept {
+  return end == VTAP_AS_SRC ? key.src : key.dst;
+}
+
 }  // namespace
-
-/// The vectors that a frame selects. Only dimensions in use add any.
-struct Classifier::Selected {
-  std::size_t count = 0;
-  std::size_t either_count = 0;
-  const std::uint64_t* all[VTAP_MAX_SELECTED];   ///< ANDed, the tap's among them
-  const std::uint64_t* either[VTAP_MAX_EITHER];  ///< pairs: ORed, then ANDed
-
-  /// What of all vectors `read` reads, put together: no branch depends on the frame.
-  template <typename Read>
-  [[nodiscard]] std::uint64_t combine(Read&& read) const noexcept {
-    std::uint64_t result = read(all[0]);
-    for (std::size_t i = 1; i < count; ++i) result &= read(all[i]);
-    for (std::size_t i = 0; i < either_count; i += 2)
-      result &= read(either[i]) | read(either[i + 1]);
-    return result;
-  }
-};
 
 Classifier::Classifier(const Tables& tables)
     : tables_(tables),
       segment_tops_(vector(tables.config.seg_top_class)),
-      hosts4_(tables.hosts4.size()),
       hosts6_(tables.hosts6.size()),
       macs_(tables.macs.size()),
       prefixes6_(tables.config.default_addr) {
-  for (const auto& [address, number] : tables.hosts4)
-    hosts4_.insert(load<std::uint32_t>(address.data()), number);
   for (const auto& [address, number] : tables.hosts6)
     hosts6_.insert(load<Key128>(address.data()), number);
   for (const auto& [mac, number] : tables.macs)
@@ -69,132 +56,254 @@ Classifier::Classifier(const Tables& tables)
   insert_all(prefixes6_, tables.prefixes6);
 }
 
-bool Classifier::classify(const vtap_key& key, std::uint32_t tap,
-                          PolicySet& policies) const noexcept {
-  policies.clear();
-  if (tables_.config.match_words == 0) return false;
-  Selected selected;
-  select(selected, key, tap);
-  return tables_.config.sum_words == 0 ? classify_flat(selected, policies)
-                                       : classify_paged(selected, policies);
+Classifier::Scratch::Scratch(const Classifier& classifier) {
+  const std::size_t most = std::size_t{kBurst} * classifier.words();
+  visits_.reserve(most);
+  hits_.reserve(most);
 }
 
-bool Classifier::classify_flat(const Selected& selected, PolicySet& policies) const noexcept {
-  const std::uint32_t match_words = tables_.config.match_words;
-  bool any_policy = false;
-  for (std::uint32_t word = 0; word < match_words; ++word) {
-    const auto rules = selected.combine([&](const std::uint64_t* v) { return v[word]; });
-    if (rules == 0) continue;
-    std::uint64_t excepted = 0;
-    if (tables_.config.except_words != 0)
-      excepted = selected.combine([&](const std::uint64_t* v) { return v[match_words + word]; });
-    const std::uint64_t top = segment_tops_[word];
-    const std::uint64_t bits = any(rules, top) & ~any(excepted, top);
-    if (bits == 0) continue;
-    policies.add(word, bits);
-    any_policy = true;
-  }
-  return any_policy;
+std::span<const Hit> Classifier::classify(Keys keys, std::span<const std::uint32_t> taps,
+                                          Scratch& scratch) const noexcept {
+  scratch.hits_.clear();
+  if (tables_.config.match_words == 0) return {};
+  select(scratch, keys, taps);
+  if (tables_.config.sum_words == 0)
+    match_flat(scratch, keys.size());
+  else
+    match_paged(scratch, keys.size());
+  return scratch.hits_;
 }
 
-std::uint64_t Classifier::word(const std::uint64_t* vector, std::uint32_t word) const noexcept {
-  std::uint32_t page = 0;
-  std::memcpy(&page,
-              reinterpret_cast<const std::byte*>(vector + tables_.config.sum_words) +
-                  word / VTAP_PAGE_WORDS * sizeof(page),
-              sizeof(page));
-  return tables_.pages[std::size_t{page} * VTAP_PAGE_WORDS + word % VTAP_PAGE_WORDS];
+// ---- from the keys of a frame to its vectors
+
+void Classifier::fetch_vector(const std::uint64_t* vector) const noexcept {
+  __builtin_prefetch(vector);
+  if (tables_.stride > kLineWords) __builtin_prefetch(vector + kLineWords);
 }
 
-/// Visits only the words in which every vector has a bit.
-bool Classifier::classify_paged(const Selected& selected, PolicySet& policies) const noexcept {
-  const std::uint32_t match_words = tables_.config.match_words;
-  bool any_policy = false;
-  for (std::uint32_t sum = 0; sum < tables_.config.sum_words; ++sum) {
-    auto left = selected.combine([&](const std::uint64_t* v) { return v[sum]; });
-    for (; left != 0; left &= left - 1) {
-      const std::uint32_t at = sum * 64 + static_cast<std::uint32_t>(std::countr_zero(left));
-      const auto rules = selected.combine([&](const std::uint64_t* v) { return word(v, at); });
-      if (rules == 0) continue;
-      std::uint64_t excepted = 0;
-      if (tables_.config.except_words != 0)
-        excepted =
-            selected.combine([&](const std::uint64_t* v) { return word(v, match_words + at); });
-      const std::uint64_t top = word(segment_tops_, at);
-      const std::uint64_t bits = any(rules, top) & ~any(excepted, top);
-      if (bits == 0) continue;
-      policies.add(at, bits);
-      any_policy = true;
+void Classifier::select(Scratch& to, Keys keys,
+                        std::span<const std::uint32_t> taps) const noexcept {
+  to.count_ = 0;
+  to.either_count_ = 0;
+  auto& of_tap = to.all_[to.count_++];
+  for (std::size_t i = 0; i < keys.size(); ++i) of_tap[i] = vector(tables_.taps[taps[i]].tap_class);
+  select_ends(to, keys.size(), VTAP_DIM_ADDR, [&](int end) { classify_addresses(keys, end, to); });
+  select_ends(to, keys.size(), VTAP_DIM_PORT, [&](int end) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      const std::uint32_t port = end == VTAP_AS_SRC ? keys[i].sport : keys[i].dport;
+      to.number_[i] =
+          tables_.config.first_port + std::uint32_t{VTAP_ENDS} * tables_.fields->port[port];
     }
-  }
-  return any_policy;
+  });
+  select_ends(to, keys.size(), VTAP_DIM_MAC, [&](int end) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      const auto* const mac = end == VTAP_AS_SRC ? keys[i].smac : keys[i].dmac;
+      to.number_[i] = class_of_mac(mac, keys[i].mac != 0);
+    }
+  });
+  select_fields(to, keys);
 }
 
-void Classifier::select(Selected& to, const vtap_key& key, std::uint32_t tap) const noexcept {
-  to.all[to.count++] = vector(tables_.taps[tap].tap_class);
-  select_ends(to, VTAP_DIM_ADDR, [&](int end) {
-    return class_of_address(end == VTAP_AS_SRC ? key.src : key.dst, key.family);
-  });
-  select_ends(to, VTAP_DIM_PORT, [&](int end) {
-    return tables_.config.first_port +
-           std::uint32_t{VTAP_ENDS} *
-               tables_.fields->port[end == VTAP_AS_SRC ? key.sport : key.dport];
-  });
-  select_ends(to, VTAP_DIM_MAC, [&](int end) {
-    return class_of_mac(end == VTAP_AS_SRC ? key.smac : key.dmac, key.mac != 0);
-  });
-  select_fields(to, key);
-}
-
-template <typename ClassOf>
-void Classifier::select_ends(Selected& to, std::uint32_t dim, ClassOf&& class_of) const noexcept {
-  const std::uint32_t ends = tables_.config.dims >> dim;
+/// `classes_of(end)` leaves the class of that end's value in number_, of each frame.
+template <typename ClassesOf>
+void Classifier::select_ends(Scratch& to, std::size_t frames, std::uint32_t dim,
+                             ClassesOf&& classes_of) const noexcept {
+  const std::uint32_t ends = ends_of(dim);
+  const auto take = [&](auto& vectors, int as) {
+    for (std::size_t i = 0; i < frames; ++i) {
+      vectors[i] = vector(to.number_[i] + static_cast<std::uint32_t>(as));
+      fetch_vector(vectors[i]);
+    }
+  };
   for (const int end : {VTAP_AS_SRC, VTAP_AS_DST}) {
     if ((ends & (1U << end | VTAP_ENDS_EITHER)) == 0) continue;
-    const std::uint32_t number = class_of(end);
-    if ((ends & 1U << end) != 0) to.all[to.count++] = vector(number + end);
-    if ((ends & VTAP_ENDS_EITHER) != 0)
-      to.either[to.either_count++] = vector(number + VTAP_AS_EITHER);
+    classes_of(end);
+    if ((ends & 1U << end) != 0) take(to.all_[to.count_++], end);
+    if ((ends & VTAP_ENDS_EITHER) != 0) take(to.either_[to.either_count_++], VTAP_AS_EITHER);
   }
 }
 
-void Classifier::select_fields(Selected& to, const vtap_key& key) const noexcept {
-  const auto select_field = [&](std::uint32_t dim, const std::uint16_t* class_of,
-                                std::uint32_t value) {
-    if ((tables_.config.dims & dim) != 0) to.all[to.count++] = vector(class_of[value]);
+void Classifier::select_fields(Scratch& to, Keys keys) const noexcept {
+  const auto select_field = [&](std::uint32_t dim, const std::uint16_t* class_of, auto value) {
+    if ((tables_.config.dims & dim) == 0) return;
+    auto& vectors = to.all_[to.count_++];
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      vectors[i] = vector(class_of[keys[i].*value]);
+      fetch_vector(vectors[i]);
+    }
   };
   const vtap_fields& fields = *tables_.fields;
-  select_field(VTAP_DIM_PROTO, fields.proto, key.proto);
-  select_field(VTAP_DIM_VLAN, fields.vlan, key.vlan);
-  select_field(VTAP_DIM_INNER_VLAN, fields.inner_vlan, key.inner_vlan);
-  select_field(VTAP_DIM_ETHERTYPE, fields.ethertype, key.ethertype);
-  select_field(VTAP_DIM_TCP_FLAGS, fields.tcp_flags, key.tcp_flags);
-  select_field(VTAP_DIM_DSCP, fields.dscp, key.dscp);
-  select_field(VTAP_DIM_FRAGMENT, fields.fragment, key.fragment);
-  select_field(VTAP_DIM_LENGTH, fields.length, key.length);
+  select_field(VTAP_DIM_PROTO, fields.proto, &vtap_key::proto);
+  select_field(VTAP_DIM_VLAN, fields.vlan, &vtap_key::vlan);
+  select_field(VTAP_DIM_INNER_VLAN, fields.inner_vlan, &vtap_key::inner_vlan);
+  select_field(VTAP_DIM_ETHERTYPE, fields.ethertype, &vtap_key::ethertype);
+  select_field(VTAP_DIM_TCP_FLAGS, fields.tcp_flags, &vtap_key::tcp_flags);
+  select_field(VTAP_DIM_DSCP, fields.dscp, &vtap_key::dscp);
+  select_field(VTAP_DIM_FRAGMENT, fields.fragment, &vtap_key::fragment);
+  select_field(VTAP_DIM_LENGTH, fields.length, &vtap_key::length);
 }
 
-std::uint32_t Classifier::class_of_address(const std::uint8_t* address,
-                                           std::uint8_t family) const noexcept {
-  if (family == VTAP_L3_IPV4) {
-    if ((tables_.config.dims & VTAP_DIM_HOST4) != 0) {
-      const std::uint32_t found = hosts4_.find(load<std::uint32_t>(address));
-      if (found != hosts4_.kAbsent) return found;
+void Classifier::classify_addresses(Keys keys, int end, Scratch& scratch) const noexcept {
+  classify_ipv4(keys, end, scratch);
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (keys[i].family == VTAP_L3_IPV4) continue;
+    scratch.number_[i] = keys[i].family == VTAP_L3_IPV6 ? class_of_ipv6(address_at(keys[i], end))
+                                                        : tables_.config.default_addr;
+  }
+}
+
+const vtap_bucket4& Classifier::bucket_of(const std::uint8_t* address) const noexcept {
+  return tables_.buckets4[vtap_bucket4_of(load<std::uint32_t>(address), tables_.config.bucket4_seed,
+                                          tables_.config.buckets4)];
+}
+
+std::uint32_t Classifier::class_of_host4(const std::uint8_t* address) const noexcept {
+  const auto key = load<std::uint32_t>(address);
+  const vtap_bucket4& bucket = bucket_of(address);
+  std::uint32_t number = VTAP_NO_CLASS;
+  for (std::size_t place = 0; place < VTAP_BUCKET4_PLACES; ++place)
+    number = bucket.addr[place] == key && bucket.number[place] != VTAP_NO_CLASS
+                 ? bucket.number[place]
+                 : number;
+  return number;
+}
+
+const std::uint32_t& Classifier::trie_root(const std::uint8_t* address) const noexcept {
+  return tables_.trie4.front().entry[static_cast<std::size_t>(address[0]) << 8 | address[1]];
+}
+
+/// One step of eight bits; an entry that is a class already stays one.
+const std::uint32_t& Classifier::trie_step(const std::uint32_t& entry,
+                                           std::uint8_t bits) const noexcept {
+  if ((entry & VTAP_TRIE4_BLOCK) == 0) return entry;
+  return tables_.trie4_blocks[entry & ~std::uint32_t{VTAP_TRIE4_BLOCK}].entry[bits];
+}
+
+/// Of all frames, whether they are IPv4 or not: those that are not have zeros or other bytes there.
+void Classifier::classify_ipv4(Keys keys, int end, Scratch& scratch) const noexcept {
+  const bool has_hosts = (tables_.config.dims & VTAP_DIM_HOST4) != 0;
+  auto& number = scratch.number_;
+  std::array<const std::uint32_t*, kBurst> entry;
+  if (tables_.trie4.empty()) {
+    number.fill(tables_.config.default_addr);
+  } else {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      entry[i] = &trie_root(address_at(keys[i], end));
+      __builtin_prefetch(entry[i]);
     }
-    return tables_.trie4.empty() ? tables_.config.default_addr
-                                 : find_trie4(tables_.trie4.front(), tables_.trie4_blocks, address);
+    for (const std::size_t byte : {2, 3}) {
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        entry[i] = &trie_step(*entry[i], address_at(keys[i], end)[byte]);
+        __builtin_prefetch(entry[i]);
+      }
+    }
+    for (std::size_t i = 0; i < keys.size(); ++i) number[i] = *entry[i];
   }
-  if (family == VTAP_L3_IPV6) {
-    const std::uint32_t found = hosts6_.find(load<Key128>(address));
-    return found != hosts6_.kAbsent ? found : prefixes6_.find(address);
+  if (!has_hosts) return;
+  for (const vtap_key& key : keys) __builtin_prefetch(&bucket_of(address_at(key, end)));
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const std::uint32_t found = class_of_host4(address_at(keys[i], end));
+    if (found != VTAP_NO_CLASS) number[i] = found;
   }
-  return tables_.config.default_addr;
+}
+
+std::uint32_t Classifier::class_of_ipv6(const std::uint8_t* address) const noexcept {
+  const std::uint32_t found = hosts6_.find(load<Key128>(address));
+  return found != hosts6_.kAbsent ? found : prefixes6_.find(address);
 }
 
 std::uint32_t Classifier::class_of_mac(const std::uint8_t* mac, bool valid) const noexcept {
   if (!valid) return tables_.config.default_mac;
   const std::uint32_t found = macs_.find(load<std::uint64_t>(mac));
   return found != macs_.kAbsent ? found : tables_.config.default_mac;
+}
+
+// ---- from the vectors to the policies
+
+void Classifier::match_flat(Scratch& scratch, std::size_t frames) const noexcept {
+  const std::uint32_t match_words = tables_.config.match_words;
+  const auto rules = [&](std::size_t i, std::uint32_t word) {
+    std::uint64_t result = scratch.all_[0][i][word];
+    for (std::uint32_t v = 1; v < scratch.count_; ++v) result &= scratch.all_[v][i][word];
+    for (std::uint32_t v = 0; v < scratch.either_count_; v += 2)
+      result &= scratch.either_[v][i][word] | scratch.either_[v + 1][i][word];
+    return result;
+  };
+  for (std::uint32_t i = 0; i < frames; ++i) {
+    for (std::uint32_t word = 0; word < match_words; ++word) {
+      const std::uint64_t matched = rules(i, word);
+      if (matched == 0) continue;
+      const std::uint64_t top = segment_tops_[word];
+      std::uint64_t bits = any(matched, top);
+      if (tables_.config.except_words != 0) bits &= ~any(rules(i, match_words + word), top);
+      if (bits != 0) scratch.hits_.push_back({i, word, bits});
+    }
+  }
+}
+
+/// Visits only the words in which every vector has a bit.
+void Classifier::match_paged(Scratch& scratch, std::size_t frames) const noexcept {
+  scratch.visits_.clear();
+  for (std::uint32_t i = 0; i < frames; ++i) {
+    for (std::uint32_t sum = 0; sum < tables_.config.sum_words; ++sum) {
+      std::uint64_t left = scratch.all_[0][i][sum];
+      for (std::uint32_t v = 1; v < scratch.count_; ++v) left &= scratch.all_[v][i][sum];
+      for (std::uint32_t v = 0; v < scratch.either_count_; v += 2)
+        left &= scratch.either_[v][i][sum] | scratch.either_[v + 1][i][sum];
+      for (; left != 0; left &= left - 1)
+        scratch.visits_.push_back(
+            {i, sum * 64 + static_cast<std::uint32_t>(std::countr_zero(left))});
+    }
+  }
+  for (std::size_t first = 0; first < scratch.visits_.size(); first += kVisits) {
+    const std::size_t end = std::min(first + kVisits, scratch.visits_.size());
+    fetch_pages(scratch, first, end);
+    visit(scratch, first, end);
+  }
+}
+
+const std::uint64_t* Classifier::page(const std::uint64_t* vector,
+                                      std::uint32_t word) const noexcept {
+  std::uint32_t number = 0;
+  std::memcpy(&number,
+              reinterpret_cast<const std::byte*>(vector + tables_.config.sum_words) +
+                  word / VTAP_PAGE_WORDS * sizeof(number),
+              sizeof(number));
+  return &tables_.pages[std::size_t{number} * VTAP_PAGE_WORDS];
+}
+
+void Classifier::fetch_pages(const Scratch& scratch, std::size_t first,
+                             std::size_t end) const noexcept {
+  for (std::size_t at = first; at < end; ++at) {
+    const auto [i, word] = scratch.visits_[at];
+    for (std::uint32_t v = 0; v < scratch.count_; ++v)
+      __builtin_prefetch(page(scratch.all_[v][i], word));
+    for (std::uint32_t v = 0; v < scratch.either_count_; ++v)
+      __builtin_prefetch(page(scratch.either_[v][i], word));
+  }
+}
+
+void Classifier::visit(Scratch& scratch, std::size_t first, std::size_t end) const noexcept {
+  const std::uint32_t match_words = tables_.config.match_words;
+  const auto word_of = [&](const std::uint64_t* vector, std::uint32_t word) {
+    return page(vector, word)[word % VTAP_PAGE_WORDS];
+  };
+  const auto rules = [&](std::size_t i, std::uint32_t word) {
+    std::uint64_t result = word_of(scratch.all_[0][i], word);
+    for (std::uint32_t v = 1; v < scratch.count_; ++v) result &= word_of(scratch.all_[v][i], word);
+    for (std::uint32_t v = 0; v < scratch.either_count_; v += 2)
+      result &= word_of(scratch.either_[v][i], word) | word_of(scratch.either_[v + 1][i], word);
+    return result;
+  };
+  for (std::size_t at = first; at < end; ++at) {
+    const auto [i, word] = scratch.visits_[at];
+    const std::uint64_t matched = rules(i, word);
+    if (matched == 0) continue;
+    const std::uint64_t top = word_of(segment_tops_, word);
+    std::uint64_t bits = any(matched, top);
+    if (tables_.config.except_words != 0) bits &= ~any(rules(i, match_words + word), top);
+    if (bits != 0) scratch.hits_.push_back({i, word, bits});
+  }
 }
 
 }  // namespace vtap::plan

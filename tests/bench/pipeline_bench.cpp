@@ -10,6 +10,7 @@
 
 #include "pipeline/checksum.hpp"
 #include "pipeline/pipeline.hpp"
+#include "support/classified.hpp"
 #include "support/frames.hpp"
 
 namespace vtap::test {
@@ -242,11 +243,11 @@ void BM_Classify(benchmark::State& state) {
   const plan::Plan plan = plan_of(config_of(arg(state, 0), 1));
   const plan::Classifier classifier(plan.tables);
   const Burst burst = parsed_burst(64, arg(state, 0));
-  plan::PolicySet found(classifier.words());
+  Found found(classifier);
   for (auto _ : state) {
     std::uint32_t taken = 0;
     for (std::uint32_t i = 0; i < burst.size; ++i) {
-      taken += classifier.classify(burst.key[i], 0, found) ? 1 : 0;
+      taken += found.classify(burst.key[i], 0) ? 1 : 0;
     }
     if (taken != burst.size) state.SkipWithError("a frame has no policy");
   }

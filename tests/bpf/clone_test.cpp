@@ -58,7 +58,7 @@ class Clone : public BpfTest {
     }
     const Compiled plan(config, placements);
     const plan::Classifier classifier(plan.tables);
-    plan::PolicySet found(classifier.words());
+    Found found(classifier);
     std::vector<Expected> expected(config.policies.size());
     std::vector<std::uint64_t> sent(kMonitors);
     const auto tap = static_cast<std::uint32_t>(seed % config.taps.size());
@@ -68,10 +68,10 @@ class Clone : public BpfTest {
       vtap_key key;
       const auto length = static_cast<__u32>(frame.size());
       vtap_parse(frame.data(), std::min<__u32>(length, VTAP_WINDOW), length, &key);
-      classifier.classify(key, tap, found);
+      found.classify(key, tap);
       bool for_broker = false;
       std::uint64_t has_it = 0;
-      std::ranges::for_each(policies_in(classifier, found), [&](std::uint32_t number) {
+      std::ranges::for_each(found.policies(), [&](std::uint32_t number) {
         if (placements[number] == Placement::broker) {
           for_broker = true;
           return;

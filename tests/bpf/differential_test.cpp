@@ -9,6 +9,7 @@
 #include "bpf/rig.hpp"
 #include "plan/classifier.hpp"
 #include "plan/layout.hpp"
+#include "support/classified.hpp"
 #include "support/random_config.hpp"
 #include "support/reference.hpp"
 
@@ -40,7 +41,7 @@ class Subject {
       : config_(std::move(config)),
         compiled_(config_),
         classifier_(compiled_.tables),
-        found_(classifier_.words()) {}
+        found_(classifier_) {}
 
   [[nodiscard]] const config::Config& config() const { return config_; }
   [[nodiscard]] const Compiled& compiled() const { return compiled_; }
@@ -49,14 +50,14 @@ class Subject {
     vtap_key key;
     const auto length = static_cast<__u32>(frame.size());
     vtap_parse(frame.data(), std::min<__u32>(length, VTAP_WINDOW), length, &key);
-    return classifier_.classify(key, tap, found_);
+    return found_.classify(key, tap);
   }
 
  private:
   config::Config config_;
   Compiled compiled_;
   plan::Classifier classifier_;
-  plan::PolicySet found_;
+  Found found_;
 };
 
 class Differential : public BpfTest {

@@ -161,7 +161,7 @@ void compare_plan(io::ProgramHook hook, std::uint64_t seed, std::size_t* copied,
   }
   const Compiled plan(config);
   const plan::Classifier classifier(plan.tables);
-  plan::PolicySet found(classifier.words());
+  Found found(classifier);
   const auto tap = static_cast<std::uint32_t>(seed % config.taps.size());
   Tee tee(8);
   vtap_port_config constants_of_tap = constants(plan.tables, tap, tee);
@@ -173,10 +173,10 @@ void compare_plan(io::ProgramHook hook, std::uint64_t seed, std::size_t* copied,
     vtap_key key;
     const auto length = static_cast<__u32>(frame.size());
     vtap_parse(frame.data(), length, length, &key);
-    classifier.classify(key, tap, found);
+    found.classify(key, tap);
     bool wanted = false;
     bool kernel_only = true;  // no policy with a filter that the kernel cannot judge
-    std::ranges::for_each(policies_in(classifier, found), [&](std::uint32_t number) {
+    std::ranges::for_each(found.policies(), [&](std::uint32_t number) {
       const auto& filter = config.policies[number].filter;
       const bool takes = !filter || filter->matches(frame);
       std::vector<bpf_insn> code;

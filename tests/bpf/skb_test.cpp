@@ -10,6 +10,7 @@
 #include "pipeline/burst.hpp"
 #include "pipeline/frame_pool.hpp"
 #include "plan/classifier.hpp"
+#include "support/classified.hpp"
 #include "support/random_config.hpp"
 
 namespace vtap::test {
@@ -64,7 +65,7 @@ TEST_F(Skb, RandomPlansAgreeAndTagsAreBack) {
     const config::Config config = random_config(seed);
     const Compiled plan(config);
     const plan::Classifier classifier(plan.tables);
-    plan::PolicySet found(classifier.words());
+    Found found(classifier);
     ASSERT_NO_FATAL_FAILURE(attach(plan));
     for (const Bytes& frame : corpus(seed, 300)) {
       if (frame.size() < kLeastFrame || dropped_before_tc(frame)) continue;
@@ -76,7 +77,7 @@ TEST_F(Skb, RandomPlansAgreeAndTagsAreBack) {
       vtap_key key;
       const auto length = static_cast<__u32>(frame.size());
       vtap_parse(frame.data(), std::min<__u32>(length, VTAP_WINDOW), length, &key);
-      const bool expected = classifier.classify(key, 0, found);
+      const bool expected = found.classify(key, 0);
       const std::vector<Copy> copies = tee_->take();
       ASSERT_EQ(copies.size(), expected ? 1U : 0U) << "config " << seed << ", " << hex(frame);
       for (const Copy& copy : copies) ASSERT_EQ(hex(copy.bytes), hex(frame));

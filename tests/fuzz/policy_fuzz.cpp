@@ -31,9 +31,9 @@ std::vector<std::uint32_t> classify(const vtap::plan::Classifier& classifier, co
   vtap_key key;
   vtap_parse(frame.data(), static_cast<__u32>(std::min<std::size_t>(frame.size(), VTAP_WINDOW)),
              static_cast<__u32>(frame.size()), &key);
-  vtap::plan::PolicySet found(classifier.words());
-  classifier.classify(key, tap, found);
-  return vtap::test::policies_in(classifier, found);
+  vtap::test::Found found(classifier);
+  found.classify(key, tap);
+  return found.policies();
 }
 
 }  // namespace

@@ -3,23 +3,46 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "plan/classifier.hpp"
 
 namespace vtap::test {
 
-/// The policies of a set, each once, in file order.
-inline std::vector<std::uint32_t> policies_in(const plan::Classifier& classifier,
-                                              const plan::PolicySet& set) {
-  std::vector<std::uint32_t> policies;
-  set.for_each_word([&](std::uint32_t word, std::uint64_t bits) {
-    classifier.for_each_policy(word, bits, [&](std::uint32_t p) { policies.push_back(p); });
-  });
-  std::ranges::sort(policies);
-  const auto again = std::ranges::unique(policies);
-  policies.erase(again.begin(), again.end());
-  return policies;
-}
+/// What a classifier finds for one frame.
+class Found {
+ public:
+  explicit Found(const plan::Classifier& classifier)
+      : classifier_(classifier), scratch_(classifier) {}
+
+  /// Whether any policy of the tap takes the frame with this key.
+  bool classify(const vtap_key& key, std::uint32_t tap) {
+    hits_ = classifier_.classify({&key, 1}, {&tap, 1}, scratch_);
+    return !hits_.empty();
+  }
+
+  /// The policies that do, each once, in file order.
+  [[nodiscard]] std::vector<std::uint32_t> policies() const {
+    std::vector<std::uint32_t> policies;
+    for (const plan::Hit& hit : hits_)
+      classifier_.for_each_policy(hit, [&](std::uint32_t p) { policies.push_back(p); });
+    std::ranges::sort(policies);
+    const auto again = std::ranges::unique(policies);
+    policies.erase(again.begin(), again.end());
+    return policies;
+  }
+
+  /// The top bits of a word.
+  [[nodiscard]] std::uint64_t operator[](std::uint32_t word) const {
+    const auto hit = std::ranges::find(hits_, word, &plan::Hit::word);
+    return hit == hits_.end() ? 0 : hit->bits;
+  }
+
+ private:
+  const plan::Classifier& classifier_;
+  plan::Classifier::Scratch scratch_;
+  std::span<const plan::Hit> hits_;
+};
 
 }  // namespace vtap::test

@@ -31,11 +31,11 @@ class Subject {
       : config_(std::move(config)),
         tables_(std::move(plan::compile(config_)).value()),
         classifier_(tables_),
-        found_(classifier_.words()) {}
+        found_(classifier_) {}
 
   std::vector<std::uint32_t> classify(const Bytes& frame, std::uint32_t tap = 0) {
-    const bool any = classifier_.classify(parse(frame), tap, found_);
-    const std::vector<std::uint32_t> policies = policies_in(classifier_, found_);
+    const bool any = found_.classify(parse(frame), tap);
+    const std::vector<std::uint32_t> policies = found_.policies();
     EXPECT_EQ(any, !policies.empty());
     return policies;
   }
@@ -47,7 +47,7 @@ class Subject {
   config::Config config_;
   plan::Tables tables_;
   plan::Classifier classifier_;
-  plan::PolicySet found_;
+  Found found_;
 };
 
 /// One tap, one policy per list of matches.
@@ -196,8 +196,8 @@ TEST(Classifier, ASuperPacketIsTakenIfAnyOfItsFramesMayBe) {
     const config::Config config = random_config(seed);
     auto tables = std::move(plan::compile(config)).value();
     const plan::Classifier classifier(tables);
-    plan::PolicySet some(classifier.words());
-    plan::PolicySet any(classifier.words());
+    Found some(classifier);
+    Found any(classifier);
     for (const Bytes& frame : corpus(seed, 60)) {
       vtap_key key = parse(frame);
       const bool tcp = key.tcp_flags != VTAP_NO_TCP_FLAGS;
@@ -205,7 +205,7 @@ TEST(Classifier, ASuperPacketIsTakenIfAnyOfItsFramesMayBe) {
       vtap_key open = key;
       open.length = VTAP_ANY_LENGTH;
       if (tcp) open.tcp_flags = VTAP_ANY_TCP_FLAGS;
-      const bool wanted = classifier.classify(open, tap, any);
+      const bool wanted = any.classify(open, tap);
       std::size_t never = 0;
       std::size_t tried = 0;
       for (const std::uint32_t length : {14U, 60U, 100U, 200U, 500U, 1000U, 1514U, 9000U}) {
@@ -213,7 +213,7 @@ TEST(Classifier, ASuperPacketIsTakenIfAnyOfItsFramesMayBe) {
           key.length = length;
           if (tcp) key.tcp_flags = static_cast<__u16>(flags);
           ++tried;
-          never += classifier.classify(key, tap, some) ? 0 : 1;
+          never += some.classify(key, tap) ? 0 : 1;
           for (std::uint32_t word = 0; word < classifier.words(); ++word)
             ASSERT_EQ(some[word] & ~any[word], 0U) << "config " << seed << ", length " << length;
         }
@@ -238,12 +238,12 @@ TEST(Classifier, WhatASuperPacketMayBeIsNoExcuseForMore) {
   config.policies[1].except = {excepted};
   auto tables = std::move(plan::compile(config)).value();
   const plan::Classifier classifier(tables);
-  plan::PolicySet policies(classifier.words());
+  Found policies(classifier);
   const auto taken = [&](vtap_key key) {
     key.length = VTAP_ANY_LENGTH;
     key.tcp_flags = VTAP_ANY_TCP_FLAGS;
-    classifier.classify(key, 0, policies);
-    return policies_in(classifier, policies);
+    policies.classify(key, 0);
+    return policies.policies();
   };
   vtap_key key = parse(packet({10, 0, 0, 1}, {10, 0, 0, 2}));
   EXPECT_EQ(taken(key), (std::vector<std::uint32_t>{0, 1}));

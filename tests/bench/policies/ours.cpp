@@ -47,14 +47,14 @@ std::vector<vtap_key> keys_of(const Traffic& traffic) {
 class ClassifierContestant final : public Contestant {
  public:
   explicit ClassifierContestant(const plan::Tables& tables)
-      : classifier_(tables), found_(classifier_.words()) {}
+      : classifier_(tables), found_(classifier_) {}
 
   void check(const Traffic& traffic) override {
     const auto& keys = keys_for(traffic);
     for (std::uint32_t i = 0; i < traffic.size(); ++i) {
       Answer answer;
-      classifier_.classify(keys[i], 0, found_);
-      for (const std::uint32_t policy : test::policies_in(classifier_, found_)) answer.add(policy);
+      found_.classify(keys[i], 0);
+      for (const std::uint32_t policy : found_.policies()) answer.add(policy);
       if (!(answer == traffic.answer(i)))
         disagree("the classifier", traffic, i, std::to_string(answer.count) + " policies");
     }
@@ -65,7 +65,7 @@ class ClassifierContestant final : public Contestant {
     return walk_.run(traffic, seconds, [&](std::uint32_t first, std::uint32_t n) {
       std::uint64_t taken = 0;
       for (std::uint32_t i = first; i < first + n; ++i)
-        taken += classifier_.classify(keys[i], 0, found_) ? 1 : 0;
+        taken += found_.classify(keys[i], 0) ? 1 : 0;
       taken_ = taken;
     });
   }
@@ -78,7 +78,7 @@ class ClassifierContestant final : public Contestant {
   }
 
   plan::Classifier classifier_;
-  plan::PolicySet found_;
+  test::Found found_;
   std::map<const Traffic*, std::vector<vtap_key>> keys_;
   Walk walk_{64, true};
   volatile std::uint64_t taken_ = 0;  ///< so that no call is left out
