@@ -47,7 +47,7 @@ std::vector<vtap_key> keys_of(const Traffic& traffic) {
 class ClassifierContestant final : public Contestant {
  public:
   explicit ClassifierContestant(const plan::Tables& tables)
-      : classifier_(tables), found_(classifier_) {}
+      : classifier_(tables), found_(classifier_), scratch_(classifier_) {}
 
   void check(const Traffic& traffic) override {
     const auto& keys = keys_for(traffic);
@@ -63,10 +63,9 @@ class ClassifierContestant final : public Contestant {
   double measure(const Traffic& traffic, double seconds) override {
     const auto& keys = keys_for(traffic);
     return walk_.run(traffic, seconds, [&](std::uint32_t first, std::uint32_t n) {
-      std::uint64_t taken = 0;
-      for (std::uint32_t i = first; i < first + n; ++i)
-        taken += found_.classify(keys[i], 0) ? 1 : 0;
-      taken_ = taken;
+      taken_ = classifier_
+                   .classify(std::span(keys).subspan(first, n), std::span(taps_).first(n), scratch_)
+                   .size();
     });
   }
 
@@ -79,6 +78,8 @@ class ClassifierContestant final : public Contestant {
 
   plan::Classifier classifier_;
   test::Found found_;
+  plan::Classifier::Scratch scratch_;
+  std::array<std::uint32_t, plan::kBurst> taps_{};
   std::map<const Traffic*, std::vector<vtap_key>> keys_;
   Walk walk_{64, true};
   volatile std::uint64_t taken_ = 0;  ///< so that no call is left out
