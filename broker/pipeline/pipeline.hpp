@@ -25,8 +25,9 @@ class SharedPlan {
   explicit SharedPlan(const plan::Plan& plan);
 
   struct Target {
-    std::uint32_t monitor = 0;  ///< index into the config's monitors
-    std::uint32_t counter = 0;  ///< index into PolicyCounters::monitors
+    std::uint32_t monitor = 0;        ///< index into the config's monitors
+    std::uint32_t counter = 0;        ///< index into PolicyCounters::monitors
+    std::uint32_t traffic_class = 0;  ///< counts the policies of this monitor, see schedule_of()
   };
   struct Policy {
     std::optional<filter::Filter> filter;
@@ -99,8 +100,11 @@ class Pipeline {
   struct Outgoing {
     FrameSet frames = 0;
     std::array<std::uint32_t, Burst::kCapacity> length{};
+    std::array<std::uint32_t, Burst::kCapacity> traffic_class{};
   };
 
+  static Sink::Posted post(std::span<const TxDescriptor> frames, FramePool& pool, UmemView umem,
+                           Sink& sink) noexcept;
   void parse(Burst& burst) const noexcept;
   void classify(const Burst& burst) noexcept;
   [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,

@@ -52,8 +52,8 @@ TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
   Crossing crossing(2);
   std::uint32_t lent = 0;
   const std::uint64_t now = 5;
-  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, now);
-  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, now);
+  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, Crossing::kCapacity, now);
+  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, Crossing::kCapacity, now);
   const std::vector<TxDescriptor> many(3000, TxDescriptor{FrameAddress{4096}, 60});
   EXPECT_EQ(first.post(many).taken, 3000U);
   const auto posted = second.post(many);
@@ -108,8 +108,8 @@ class Lending : public testing::Test {
 
   void lend() {
     Random random(1);
-    CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, now_);
-    CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, now_);
+    CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, crossing_.lendable(), now_);
+    CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, crossing_.lendable(), now_);
     for (std::uint64_t mark = 1; mark <= kMarks;) {
       take_home();
       Burst burst;
