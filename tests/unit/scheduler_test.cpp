@@ -158,6 +158,22 @@ TEST(Shares, AreOfWhatTheOthersLeave) {
   EXPECT_NEAR(static_cast<double>(bytes[1]), 0.6 * all, 0.01 * all);
 }
 
+/// A class that sent little for long has no right to more later.
+TEST(Shares, AreNotSavedUp) {
+  Scheduler scheduler(spec_of({{0, 1}, {0, 1}}, 4096));
+  std::uint64_t number = 0;
+  for (int i = 0; i < 1000; ++i) {
+    scheduler.enqueue(frame_of(0, number++));
+    scheduler.enqueue(frame_of(0, number++));
+    scheduler.enqueue(frame_of(1, number++));
+    ASSERT_EQ(take(scheduler, 0, 8).size(), 3U);
+  }
+  for (int i = 0; i < 400; ++i) scheduler.enqueue(frame_of(i % 2, number++));
+  const auto frames = take(scheduler, 0, 200);
+  EXPECT_NEAR(static_cast<double>(std::ranges::count(frames, 0U, &TxDescriptor::traffic_class)),
+              100, 4);
+}
+
 /// Weights count within a priority only.
 TEST(Shares, OfTheLowerPriorityAreOfTheRest) {
   const std::vector<std::uint64_t> bytes =
