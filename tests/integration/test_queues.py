@@ -215,6 +215,29 @@ def test_more_frames_wait_than_may_cross_at_once(cpus: list[int]) -> None:
             assert counters["dropped"]["down"] > 5000 and counters["dropped"]["ring_full"] == 0
 
 
+def test_full_queues_leave_memory_for_what_arrives() -> None:
+    """In the smallest memory, with queues as they are without the key: two monitors hold what they
+    may, for long, and one that is served at once still gets everything."""
+    with Lab(monitors=3) as lab:
+        lab.open_wires()
+        slow0, slow1, fast = monitors(3)
+        text = config([inline()], [{**slow0, "rate": "20pps"}, {**slow1, "rate": "20pps"}, fast],
+                      [policy(to=["mon0", "mon1", "mon2"])],
+                      umem={"frames": 1024, "frame_size": 2048})
+        with Broker(lab, text) as running:
+            for first in range(0, 4000, 50):
+                frames = [low(first + n) for n in range(50)]
+                lab.left.send_all(frames)
+                assert_originals(lab, frames)
+                got = lab.monitor(2).receive(50, quiet=0)
+                assert got == frames, f"{len(got)} of 50 copies, behind {first}"
+            stats = running.stats()
+            for number in (0, 1):
+                assert monitor_of(stats, number)["waiting_frames"] > 10
+                assert monitor_of(stats, number)["dropped"]["queue_full"] > 3000
+            assert stats["taps"][0]["ports"][0]["copied_frames"] == 4000
+
+
 # --- coming and going ----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -76,6 +76,28 @@ TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
   EXPECT_EQ(first.post(many).taken, 3000U);
 }
 
+/// What waits in the queue of a scheduled monitor is lent for long, and leaves room for the rest.
+TEST(Crossing, LendsMoreWhereFramesWait) {
+  constexpr std::uint32_t kWaiting = 1000;
+  Crossing crossing(2, kWaiting);
+  std::uint32_t lent = 0;
+  const std::uint64_t now = 5;
+  CrossingSink sink(crossing.forward(kLender, kUser), 0, lent, crossing.lendable(), now);
+  const std::vector<TxDescriptor> many(2 * Crossing::kCapacity, TxDescriptor{{}, 60});
+  const auto take_over = [&] {
+    return crossing.forward(kLender, kUser).consume_all([](const CrossingFrame&) {});
+  };
+  EXPECT_EQ(sink.post(many).taken, Crossing::kCapacity) << "the way there is no longer";
+  EXPECT_LT(crossing.forward(kLender, kUser).write_available(), Crossing::kCapacity);
+  EXPECT_EQ(take_over(), Crossing::kCapacity);
+  EXPECT_EQ(crossing.forward(kLender, kUser).write_available(), Crossing::kCapacity);
+  EXPECT_EQ(sink.post(many).taken, kWaiting);
+  take_over();
+  for (std::uint32_t i = 0; i < Crossing::kCapacity + kWaiting; ++i) {
+    ASSERT_TRUE(crossing.home(kUser, kLender).push(FrameNumber{2})) << i;
+  }
+}
+
 TEST(Crossing, PairsOfWorkersDoNotMix) {
   Crossing crossing(3);
   for (std::uint32_t from = 0; from < 3; ++from) {
