@@ -64,6 +64,7 @@ struct Source {
 };
 
 constexpr std::uint64_t kRate = 100'000'000;  // bits
+constexpr double kTenSeconds = 1.25 * kRate;  // bytes of the rate
 
 /// Bytes that each class gets out of a monitor in ten seconds, served in rounds of 50 us.
 std::vector<std::uint64_t> share_out(const std::vector<Scheduler::Class>& classes,
@@ -94,7 +95,7 @@ void expect_shares(const std::vector<Scheduler::Class>& classes, const std::vect
                    std::uint32_t capacity = 4096) {
   const std::vector<std::uint64_t> bytes = share_out(classes, sources, capacity);
   const double all = std::accumulate(bytes.begin(), bytes.end(), 0.0);
-  EXPECT_NEAR(all, kRate / 8 * 10.0, 0.01 * kRate / 8 * 10.0);
+  EXPECT_NEAR(all, kTenSeconds, 0.01 * kTenSeconds);
   const double weights =
       std::accumulate(classes.begin(), classes.end(), 0.0,
                       [](double sum, const Scheduler::Class& one) { return sum + one.weight; });
@@ -152,7 +153,7 @@ TEST(Shares, OfAHundredClasses) {
 TEST(Shares, AreOfWhatTheOthersLeave) {
   const std::vector<std::uint64_t> bytes =
       share_out(kOneTwoFive, {{2.0, {64}}, {2.0, {64}}, {0.1, {64}}}, 4096);
-  const double all = kRate / 8 * 10.0;
+  const double all = kTenSeconds;
   EXPECT_NEAR(static_cast<double>(bytes[2]), 0.1 * all, 0.01 * all);
   EXPECT_NEAR(static_cast<double>(bytes[0]), 0.3 * all, 0.01 * all);
   EXPECT_NEAR(static_cast<double>(bytes[1]), 0.6 * all, 0.01 * all);
@@ -178,7 +179,7 @@ TEST(Shares, AreNotSavedUp) {
 TEST(Shares, OfTheLowerPriorityAreOfTheRest) {
   const std::vector<std::uint64_t> bytes =
       share_out({{3, 1}, {0, 1}, {0, 4}}, {{0.5, {64, 1514}}, {2.0, {64}}, {2.5, {1514}}}, 4096);
-  const double all = kRate / 8 * 10.0;
+  const double all = kTenSeconds;
   EXPECT_NEAR(static_cast<double>(bytes[0]), 0.5 * all, 0.01 * all);
   EXPECT_NEAR(static_cast<double>(bytes[1]), 0.1 * all, 0.003 * all);
   EXPECT_NEAR(static_cast<double>(bytes[2]), 0.4 * all, 0.012 * all);
@@ -233,7 +234,7 @@ TEST(Priorities, TheHighOneWaitsLittleAndLosesNothingUnderOverload) {
 /// Bytes, or packets.
 std::uint64_t served(Scheduler& scheduler, bool by_packets,
                      const std::vector<std::uint32_t>& lengths,
-                     std::function<std::uint64_t(std::uint64_t)> wake) {
+                     const std::function<std::uint64_t(std::uint64_t)>& wake) {
   Random random(3);
   std::uint64_t number = 0;
   std::uint64_t units = 0;
@@ -272,12 +273,11 @@ TEST(Rate, IsExactToAFrameOrTwo) {
 
 /// Wakeups that come up to half a millisecond late cost nothing of it.
 TEST(Rate, HoldsWhenServedLate) {
-  constexpr std::uint64_t kBits = 100'000'000;
-  Scheduler scheduler(spec_of({{}}, 64, bits(kBits)));
+  Scheduler scheduler(spec_of({{}}, 64, bits(kRate)));
   Random random(4);
   const auto late = [&](std::uint64_t due) { return due + random.below(500'000); };
   const double units = static_cast<double>(served(scheduler, false, {64, 1514}, late));
-  EXPECT_NEAR(units, kBits / 8 * 10.0, kBits / 8 * 10.0 * 0.001);
+  EXPECT_NEAR(units, kTenSeconds, kTenSeconds * 0.001);
 }
 
 TEST(Rate, IdleTimeIsNotSavedUp) {
