@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "pipeline/scheduler.hpp"
+
 namespace vtap::pipeline {
 namespace {
 
@@ -45,6 +47,9 @@ SharedPlan::SharedPlan(const plan::Plan& plan)
   std::vector<std::uint32_t> classes(plan.config.monitors.size(), 0);
   for (Policy& policy : policies_) {
     for (Target& target : policy.targets) target.traffic_class = classes[target.monitor]++;
+  }
+  for (std::uint32_t i = 0; i < plan.config.monitors.size(); ++i) {
+    if (schedule_of(plan.config, i)) scheduled_ |= std::uint64_t{1} << i;
   }
   const auto& placements = plan.tables.placements;
   if (std::ranges::find(placements, plan::Placement::kernel) != placements.end()) {
@@ -181,9 +186,12 @@ void Pipeline::send(const Burst& burst, std::uint32_t policy, FrameSet frames) n
     std::uint64_t bytes = 0;
     for_each_frame(fresh, [&](std::uint32_t i) {
       outgoing.length[i] = std::min(burst.length[i], rules.slice);
-      outgoing.traffic_class[i] = target.traffic_class;
       bytes += outgoing.length[i];
     });
+    if (plan_.scheduled(target.monitor)) {
+      for_each_frame(fresh,
+                     [&](std::uint32_t i) { outgoing.traffic_class[i] = target.traffic_class; });
+    }
     outgoing.frames |= fresh;
     outgoing_monitors_ |= std::uint64_t{1} << target.monitor;
     counters.sent_frames.add(count(fresh));
@@ -199,9 +207,15 @@ void Pipeline::fan_out(const Burst& burst) noexcept {
   for_each_frame(std::exchange(outgoing_monitors_, 0), [&](std::uint32_t monitor) {
     Outgoing& outgoing = outgoing_[monitor];
     std::uint32_t size = 0;
-    for_each_frame(std::exchange(outgoing.frames, 0), [&](std::uint32_t i) {
-      frames[size++] = {burst.address[i], outgoing.length[i], outgoing.traffic_class[i]};
+    const FrameSet set = std::exchange(outgoing.frames, 0);
+    for_each_frame(set, [&](std::uint32_t i) {
+      frames[size++] = {burst.address[i], outgoing.length[i]};
     });
+    if (plan_.scheduled(monitor)) {
+      size = 0;
+      for_each_frame(
+          set, [&](std::uint32_t i) { frames[size++].traffic_class = outgoing.traffic_class[i]; });
+    }
     const Sink::Posted posted =
         post(std::span(frames).first(size), pool_, umem_, *monitors_[monitor]);
     if (posted.taken < size) count_refused(monitor, posted.refusal, size - posted.taken);

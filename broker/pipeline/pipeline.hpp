@@ -46,6 +46,10 @@ class SharedPlan {
   void keep_ours(std::span<std::uint64_t> policies) const noexcept {
     for (std::size_t i = 0; i < not_ours_.size(); ++i) policies[i] &= ~not_ours_[i];
   }
+  /// The monitor's sink wants to know the class of each frame.
+  [[nodiscard]] bool scheduled(std::uint32_t monitor) const noexcept {
+    return (scheduled_ >> monitor & 1) != 0;
+  }
   [[nodiscard]] std::uint32_t tap_of_port(std::uint8_t port) const noexcept {
     return tap_of_port_[port];
   }
@@ -55,6 +59,7 @@ class SharedPlan {
   std::vector<Policy> policies_;
   std::array<std::uint32_t, VTAP_MAX_PORTS> tap_of_port_{};
   std::vector<std::uint64_t> not_ours_;  ///< empty: all are ours
+  std::uint64_t scheduled_ = 0;          ///< bits of monitors
   std::uint32_t words_;
   bool reads_keys_;
 };
@@ -100,7 +105,7 @@ class Pipeline {
   struct Outgoing {
     FrameSet frames = 0;
     std::array<std::uint32_t, Burst::kCapacity> length{};
-    std::array<std::uint32_t, Burst::kCapacity> traffic_class{};
+    std::array<std::uint32_t, Burst::kCapacity> traffic_class{};  ///< if it is scheduled
   };
 
   static Sink::Posted post(std::span<const TxDescriptor> frames, FramePool& pool, UmemView umem,

@@ -108,10 +108,11 @@ class HastySink final : public pipeline::Sink {
 };
 
 TEST(Pipeline, ASinkMayBeDoneWithAFrameBeforeItReturns) {
-  const MemoryBroker plan_of(config_of(
-      2, {policy_to({1}), policy_to({0}, {udp_to(53)}), policy_to({1, 0}), policy_to({0})}));
+  config::Config config = config_of(
+      2, {policy_to({1}), policy_to({0}, {udp_to(53)}), policy_to({1, 0}), policy_to({0})});
+  config.policies[1].priority = 1;
   plan::Plan plan;
-  plan.config = plan_of.config();
+  plan.config = std::move(config);
   auto tables = plan::compile(plan.config);
   ASSERT_TRUE(tables);
   plan.tables = std::move(*tables);
