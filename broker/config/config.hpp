@@ -101,10 +101,17 @@ struct Tap {
   Position at;  ///< of the [[tap]] table, for findings about the machine
 };
 
+/// Frame bits or packets per second.
+struct Rate {
+  bool packets = false;
+  std::uint64_t per_second = 0;
+};
+
 struct Monitor {
   std::string name;
   std::string port;
   std::uint32_t queue = 4096;  ///< frames; always filled in, smaller than 4096 where umem is small
+  std::optional<Rate> rate;    ///< what its tool can take
   Position at;
 };
 
@@ -120,6 +127,9 @@ struct Sample {
   std::optional<double> flows;  ///< (0, 1]
 };
 
+inline constexpr std::uint8_t kHighestPriority = 7;
+inline constexpr std::uint32_t kHeaviest = 1000;
+
 /// Whether the kernel serves a policy without user space, where it can.
 enum class Offload { automatic, never, require };
 
@@ -134,7 +144,9 @@ struct Policy {
   std::optional<Meter> meter;
   std::optional<std::uint32_t> slice;  ///< bytes
   Offload offload = Offload::automatic;
-  bool once = false;  ///< of a packet that crosses several tap ports, one copy
+  bool once = false;          ///< of a packet that crosses several tap ports, one copy
+  std::uint8_t priority = 0;  ///< 0..kHighestPriority; higher ones are served first, strictly
+  std::uint32_t weight = 1;   ///< 1..kHeaviest: part of what its priority gets, in bytes
   Position at;
 };
 

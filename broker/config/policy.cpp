@@ -191,6 +191,15 @@ constexpr auto kPolicyKeys = std::to_array<Key<PolicyDraft>>({
      [](const Field& f, PolicyDraft& draft) {
        draft.policy.offload = f.choice(kOffloads).value_or(Offload::automatic);
      }},
+    {"priority",
+     [](const Field& f, PolicyDraft& draft) {
+       f.integer_into(0, kHighestPriority, draft.policy.priority,
+                      "an integer from 0 to 7; 7 is served first");
+     }},
+    {"weight",
+     [](const Field& f, PolicyDraft& draft) {
+       f.integer_into(1, kHeaviest, draft.policy.weight, "an integer from 1 to 1000");
+     }},
     {"once",
      [](const Field& f, PolicyDraft& draft) { draft.policy.once = f.boolean().value_or(false); }},
 });

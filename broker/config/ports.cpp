@@ -121,6 +121,7 @@ void check_port_limit(Findings& findings, const Config& config) {
 // ---- monitor
 
 constexpr std::uint32_t kUsualQueue = 4096;
+constexpr std::string_view kRateForm = R"(a rate like "1Gbit/s" or "50kpps")";
 
 struct MonitorDraft {
   Monitor monitor;
@@ -142,7 +143,8 @@ constexpr auto kMonitorKeys = std::to_array<Key<MonitorDraft>>({
        }
      },
      "port = \"eth3\" with its interface"},
-    {"rate", not_served_yet<MonitorDraft>},
+    {"rate", [](const Field& f,
+                MonitorDraft& draft) { draft.monitor.rate = f.parsed(parse_rate, kRateForm); }},
     {"queue", [](const Field& f,
                  MonitorDraft& draft) { f.integer_into(1, draft.frames, draft.monitor.queue); }},
 });

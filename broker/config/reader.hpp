@@ -78,8 +78,9 @@ class Field {
 
   /// Integer into a 32-bit (or wider) target; a bad one leaves the target alone.
   template <typename Target>
-  void integer_into(std::uint64_t min, std::uint64_t max, Target& target) const {
-    if (const auto value = integer(min, max)) {
+  void integer_into(std::uint64_t min, std::uint64_t max, Target& target,
+                    std::string_view expected = "an integer") const {
+    if (const auto value = integer(min, max, expected)) {
       target = static_cast<Target>(*value);
     }
   }

@@ -188,11 +188,10 @@ Result<Rate> parse_rate(std::string_view text) {
   }
   const Rate rate{quantity->unit->packets, quantity->value};
   if (rate.per_second == 0) {
-    return bad("a rate of zero lets nothing through; remove the policy or give a rate");
+    return bad("a rate of zero lets nothing through; write a rate above zero, like \"200Mbit/s\"");
   }
   if (rate.per_second > (rate.packets ? kMaxPacketsPerSecond : kMaxBitsPerSecond)) {
-    return bad(quoted(text) +
-               " is more than 10000Gbit/s or 10000Mpps, the most that can be metered");
+    return bad(quoted(text) + " is more than 10000Gbit/s or 10000Mpps, the most that is possible");
   }
   return rate;
 }

@@ -14,12 +14,6 @@
 /// error says what is wrong and what would be right, and is a clause that fits behind "key: ".
 namespace vtap::config {
 
-/// Rate of a meter: frame bits or packets per second.
-struct Rate {
-  bool packets = false;
-  std::uint64_t per_second = 0;
-};
-
 /// "200Mbit/s", "1.5Gbit/s", "50kpps"; units are decimal. Never zero.
 Result<Rate> parse_rate(std::string_view text);
 

@@ -201,8 +201,15 @@ stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
   out.tx_frames =
       minus(sent([](const io::XskSink& sink) -> auto& { return sink.sent_frames(); }), device);
   out.tx_bytes = sent([](const io::XskSink& sink) -> auto& { return sink.sent_bytes(); });
+  std::uint64_t gave_way = 0;
+  for (const worker::Worker* owner : port.owners()) {
+    const worker::MonitorQueue* queue = owner->queue(monitor);
+    if (queue == nullptr) continue;
+    gave_way += queue->dropped().read();
+    out.waiting_frames += queue->last_waiting();
+  }
   out.dropped = {{"ring_full", refused(&Counters::ring_full)},
-                 {"queue_full", refused(&Counters::queue_full)},
+                 {"queue_full", refused(&Counters::queue_full) + gave_way},
                  {"down", refused(&Counters::down)},
                  {"device", device}};
   if (resolved_.in_kernel(plan_.config, monitor)) add_clones(out, monitor);

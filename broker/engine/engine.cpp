@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <numeric>
 #include <thread>
 
 namespace vtap::engine {
@@ -168,6 +169,40 @@ void Engine::share_frames() {
   shares_.target = std::max(mine / 2 / targets, 1U);
 }
 
+/// Of each worker's frames, the monitors may hold so many as share_frames() left for them: what
+/// their queues ask for, or less in proportion where that is too much.
+void Engine::share_queues() {
+  const auto& monitors = plan_.config.monitors;
+  std::vector<std::uint64_t> wanted;
+  for (std::uint32_t i = 0; i < monitors.size(); ++i) {
+    MonitorShare share;
+    share.schedule = pipeline::schedule_of(plan_.config, i);
+    if (!share.schedule) {
+      share.owners = std::min<std::uint32_t>(static_cast<std::uint32_t>(workers_.capacity()),
+                                             resolved_.monitors[i].link.tx_queues);
+    }
+    wanted.push_back(share.schedule ? monitors[i].queue + worker::MonitorQueue::kInRing
+                                    : std::max(monitors[i].queue / share.owners, 1U));
+    monitor_shares_.push_back(std::move(share));
+  }
+  const std::uint64_t sum = std::accumulate(wanted.begin(), wanted.end(), std::uint64_t{0});
+  const std::uint64_t budget = std::uint64_t{shares_.target} * monitors.size();
+  for (std::uint32_t i = 0; i < monitors.size(); ++i) {
+    MonitorShare& share = monitor_shares_[i];
+    const auto frames = static_cast<std::uint32_t>(
+        sum <= budget ? wanted[i] : std::max<std::uint64_t>(wanted[i] * budget / sum, 1));
+    share.ring = frames;
+    if (!share.schedule) continue;
+    share.ring = std::bit_floor(std::clamp(frames / 2, 1U, worker::MonitorQueue::kInRing));
+    share.schedule->capacity = std::clamp(frames - share.ring, 1U, monitors[i].queue);
+    if (share.schedule->capacity == monitors[i].queue) continue;
+    spdlog::warn(
+        "monitor {}: its queue has {} frames, not {}, as half of the memory is for what "
+        "arrives; make queues smaller or umem.frames larger",
+        monitors[i].name, share.schedule->capacity, monitors[i].queue);
+  }
+}
+
 Result<void> Engine::create_workers() {
   const auto count = static_cast<std::uint32_t>(resolved_.worker_cpus.size());
   workers_.reserve(count);
@@ -179,7 +214,12 @@ Result<void> Engine::create_workers() {
     targets_.push_back({.monitor = std::nullopt, .input_port = port->place().output_index});
   }
   share_frames();
-  crossing_ = std::make_unique<worker::Crossing>(count);
+  share_queues();
+  std::uint32_t waiting = 0;
+  for (const MonitorShare& share : monitor_shares_) {
+    if (share.schedule) waiting += share.schedule->capacity + share.ring;
+  }
+  crossing_ = std::make_unique<worker::Crossing>(count, waiting);
   for (std::uint32_t i = 0; i < count; ++i) {
     worker::WorkerSpec spec;
     spec.index = i;
@@ -254,25 +294,35 @@ Result<void> Engine::open_tap_sockets() {
   return {};
 }
 
+/// Gives a monitor's TX queues to workers; returns them. A scheduled monitor has one owner, so that
+/// its rate and its priorities hold over all workers.
+std::vector<worker::Worker*> Engine::assign_monitor(std::uint32_t monitor) {
+  const MonitorShare& share = monitor_shares_[monitor];
+  const auto workers = static_cast<std::uint32_t>(workers_.size());
+  std::vector<worker::Worker*> owning;
+  for (std::uint32_t i = 0; i < workers; ++i) {
+    const std::uint32_t owner = share.schedule ? monitor % workers : i % share.owners;
+    if (owner != i) {
+      workers_[i]->cross_to(monitor, owner);
+      continue;
+    }
+    owning.push_back(workers_[i].get());
+    if (share.schedule) {
+      workers_[i]->own_queue(monitor, *share.schedule, share.ring);
+    } else {
+      workers_[i]->own_sink(monitor, share.ring);
+    }
+  }
+  return owning;
+}
+
 Result<void> Engine::start_workers() {
   const std::string owner = "broker " + plan_.config.broker.name;
   for (std::uint32_t monitor = 0; monitor < plan_.config.monitors.size(); ++monitor) {
-    const auto& config = plan_.config.monitors[monitor];
-    const auto owners = std::min<std::uint32_t>(static_cast<std::uint32_t>(workers_.size()),
-                                                resolved_.monitors[monitor].link.tx_queues);
-    const std::uint32_t limit = std::min(config.queue / owners, shares_.target);
-    std::vector<worker::Worker*> owning;
-    for (std::uint32_t i = 0; i < workers_.size(); ++i) {
-      if (i < owners) {
-        workers_[i]->own_sink(monitor, std::max(limit, 1U));
-        owning.push_back(workers_[i].get());
-      } else {
-        workers_[i]->cross_to(monitor, i % owners);
-      }
-    }
     monitors_.push_back(std::make_unique<MonitorPort>(
-        state_, owner, config.port, monitor, std::move(owning), ring_size(limit, kLargestRing),
-        memory_.umem(), resolved_.in_kernel(plan_.config, monitor) ? &clones_ : nullptr));
+        state_, owner, plan_.config.monitors[monitor].port, monitor, assign_monitor(monitor),
+        ring_size(monitor_shares_[monitor].ring, kLargestRing), memory_.umem(),
+        resolved_.in_kernel(plan_.config, monitor) ? &clones_ : nullptr));
   }
   std::vector<worker::Worker*> peers;
   for (const auto& worker : workers_) peers.push_back(worker.get());
@@ -457,7 +507,8 @@ void Engine::disengage() {
   }
 }
 
-/// Waits until what was received has been sent, but not for ever: a monitor may be stuck.
+/// Waits until what was received has been sent, but not for ever: a monitor may be stuck, or slow.
+/// What waits for it then is lost.
 void Engine::drain() {
   const auto give_up = std::chrono::steady_clock::now() + kDrainPatience;
   bool drained = false;
@@ -468,6 +519,9 @@ void Engine::drain() {
       worker->call([&] { idle = worker->drained(); });
       return idle;
     });
+  }
+  for (const auto& worker : workers_) {
+    worker->call([&] { worker->drop_waiting(); });
   }
 }
 

@@ -17,6 +17,7 @@
 #include "io/programs.hpp"
 #include "io/tee.hpp"
 #include "pipeline/pipeline.hpp"
+#include "pipeline/scheduler.hpp"
 #include "plan/plan.hpp"
 #include "stats/snapshot.hpp"
 #include "worker/worker.hpp"
@@ -59,9 +60,11 @@ class Engine {
   Result<void> open_tap_sockets();
   Result<void> open_monitors();
   Result<void> start_workers();
+  std::vector<worker::Worker*> assign_monitor(std::uint32_t monitor);
   Result<void> engage();
   void roll_back();
   void share_frames();
+  void share_queues();
   void retake(std::uint32_t tap, const std::vector<host::Link>& links);
   Result<void> retake_port(std::size_t number);
   void follow_tap(TapPort& port, const std::vector<host::Link>& links);
@@ -96,6 +99,14 @@ class Engine {
     std::uint32_t rx_ring = 0;
     std::uint32_t target = 0;
   } shares_;
+
+  /// What a monitor's copies may hold. See share_queues().
+  struct MonitorShare {
+    std::uint32_t owners = 1;  ///< workers with a TX queue of it: one, if it is scheduled
+    std::uint32_t ring = 1;    ///< frames in each ring at most
+    std::optional<pipeline::Scheduler::Spec> schedule;
+  };
+  std::vector<MonitorShare> monitor_shares_;  ///< by index in the config
 
   std::vector<worker::Target> targets_;
   std::unique_ptr<worker::Crossing> crossing_;

@@ -4,11 +4,14 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <span>
 #include <sstream>
 
 #include "filter/translate.hpp"
 #include "host/attach.hpp"
+#include "pipeline/scheduler.hpp"
 
 namespace vtap::engine {
 namespace {
@@ -240,6 +243,13 @@ class Resolver {
     if (policy.meter) return "it has a meter";
     if (policy.slice) return "it slices";
     if (policy.once) return "it has once = true";
+    if (policy.priority != 0) return "it has a priority";
+    if (policy.weight != 1) return "it has a weight";
+    for (const std::uint32_t monitor : policy.monitors) {
+      if (config_.monitors[monitor].rate) {
+        return "monitor " + config_.monitors[monitor].name + " has a rate";
+      }
+    }
     for (const auto* matches : {&policy.match, &policy.except}) {
       for (const config::Match& match : *matches) {
         if (!match.length.empty()) return "it asks for the length of a frame";
@@ -387,6 +397,20 @@ std::string filter_note(const config::Policy& policy) {
   return ", filter in the broker alone (" + translated.error().message + ")";
 }
 
+/// As the config has it, in the largest unit that makes a whole number.
+std::string rate_text(config::Rate rate) {
+  static constexpr std::array kBits{"bit/s", "kbit/s", "Mbit/s", "Gbit/s"};
+  static constexpr std::array kPackets{"pps", "kpps", "Mpps"};
+  std::span<const char* const> units = kBits;
+  if (rate.packets) units = kPackets;
+  std::size_t unit = 0;
+  while (unit + 1 < units.size() && rate.per_second % 1000 == 0) {
+    rate.per_second /= 1000;
+    ++unit;
+  }
+  return std::to_string(rate.per_second) + units[unit];
+}
+
 /// Where a copy could come back and not be known as one: marks stay within the namespace, and XDP
 /// sees none.
 std::string loop_warnings(const config::Config& config, const Resolved& resolved) {
@@ -431,7 +455,12 @@ std::string describe(const config::Config& config, const Resolved& resolved) {
   for (std::size_t i = 0; i < config.monitors.size(); ++i) {
     const auto& monitor = config.monitors[i];
     text << "monitor " << monitor.name << ": port " << monitor.port << ", "
-         << (resolved.monitors[i].link.ready() ? "up" : "down") << '\n';
+         << (resolved.monitors[i].link.ready() ? "up" : "down");
+    if (monitor.rate) text << ", rate " << rate_text(*monitor.rate);
+    if (pipeline::schedule_of(config, static_cast<std::uint32_t>(i))) {
+      text << ", scheduled, queue " << monitor.queue;
+    }
+    text << '\n';
   }
   for (std::size_t i = 0; i < config.policies.size(); ++i) {
     const auto& policy = config.policies[i];
@@ -439,7 +468,10 @@ std::string describe(const config::Config& config, const Resolved& resolved) {
     text << "policy " << policy.name << ": placement "
          << (how.placement == plan::Placement::kernel ? "kernel" : "broker") << " (" << how.why
          << "), taps " << names(policy.taps, config.taps) << ", monitors "
-         << names(policy.monitors, config.monitors) << filter_note(policy) << '\n';
+         << names(policy.monitors, config.monitors) << filter_note(policy);
+    if (policy.priority != 0) text << ", priority " << std::uint32_t{policy.priority};
+    if (policy.weight != 1) text << ", weight " << policy.weight;
+    text << '\n';
   }
   text << loop_warnings(config, resolved);
   return text.str();

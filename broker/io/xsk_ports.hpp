@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -54,6 +55,10 @@ class XskSink final : public pipeline::Sink {
 
   [[nodiscard]] bool connected() const noexcept { return socket_ != nullptr; }
   [[nodiscard]] std::uint32_t held() const noexcept { return held_; }
+  /// Frames that post() takes for sure, if the ring is no smaller than the limit.
+  [[nodiscard]] std::uint32_t room() const noexcept {
+    return socket_ == nullptr ? 0 : limit_ - std::min(limit_, held_);
+  }
   [[nodiscard]] const pipeline::Counter& sent_frames() const noexcept { return sent_frames_; }
   [[nodiscard]] const pipeline::Counter& sent_bytes() const noexcept { return sent_bytes_; }
 

@@ -18,6 +18,9 @@ using FrameSet = std::uint64_t;
 struct TxDescriptor {
   FrameAddress address{};
   std::uint32_t length = 0;  ///< bytes
+  /// What the monitor's scheduler tells apart: the place of the policy that sent the frame among
+  /// those of this monitor (SharedPlan::Target).
+  std::uint32_t traffic_class = 0;
 };
 
 /// Up to 64 frames travelling together. A source fills the first part, stages annotate the rest;
@@ -57,11 +60,13 @@ class Sink {
   /// Why frames were not taken.
   enum class Refusal : std::uint8_t { ring_full, queue_full, down };
   struct Posted {
-    std::uint32_t taken = 0;               ///< the first so many; the sink has their references
+    std::uint32_t taken = 0;               ///< the first so many; their references are the sink's
     Refusal refusal = Refusal::ring_full;  ///< of the others
   };
 
-  /// Takes what there is room for, in order; never waits.
+  /// Takes what there is room for, in order; never waits. The caller has taken a reference of every
+  /// frame before, and keeps those of frames that are not taken: a sink may be done with a frame
+  /// before this returns.
   virtual Posted post(std::span<const TxDescriptor> frames) noexcept = 0;
 };
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "pipeline/scheduler.hpp"
+
 namespace vtap::pipeline {
 namespace {
 
@@ -19,7 +21,7 @@ SharedPlan::Policy make_policy(const config::Policy& config) {
   if (config.meter) policy.meter = std::make_unique<Meter>(*config.meter);
   policy.slice = config.slice.value_or(~0U);
   for (const std::uint32_t monitor : config.monitors) {
-    policy.targets.push_back({monitor, static_cast<std::uint32_t>(policy.targets.size())});
+    policy.targets.push_back({monitor, static_cast<std::uint32_t>(policy.targets.size()), 0});
   }
   return policy;
 }
@@ -44,6 +46,13 @@ SharedPlan::SharedPlan(const plan::Plan& plan)
       reads_keys_(plan.tables.config.dims != 0 ||
                   std::ranges::any_of(plan.config.policies, samples_flows)) {
   for (const auto& policy : plan.config.policies) policies_.push_back(make_policy(policy));
+  std::vector<std::uint32_t> classes(plan.config.monitors.size(), 0);
+  for (Policy& policy : policies_) {
+    for (Target& target : policy.targets) target.traffic_class = classes[target.monitor]++;
+  }
+  for (std::uint32_t i = 0; i < plan.config.monitors.size(); ++i) {
+    if (schedule_of(plan.config, i)) scheduled_ |= std::uint64_t{1} << i;
+  }
   const auto& placements = plan.tables.placements;
   if (std::ranges::find(placements, plan::Placement::kernel) != placements.end()) {
     not_ours_.resize(words_);
@@ -82,9 +91,18 @@ std::uint32_t Pipeline::forward(const Burst& burst, FramePool& pool, UmemView um
                                 Sink& output) noexcept {
   std::array<TxDescriptor, Burst::kCapacity> frames;
   for (std::uint32_t i = 0; i < burst.size; ++i) frames[i] = {burst.address[i], burst.length[i]};
-  const std::uint32_t taken = output.post(std::span(frames).first(burst.size)).taken;
-  for (std::uint32_t i = 0; i < taken; ++i) pool.add_reference(umem.number(burst.address[i]));
-  return taken;
+  return post(std::span(frames).first(burst.size), pool, umem, output).taken;
+}
+
+/// References first: a sink may be done with a frame before it returns.
+Sink::Posted Pipeline::post(std::span<const TxDescriptor> frames, FramePool& pool, UmemView umem,
+                            Sink& sink) noexcept {
+  for (const TxDescriptor& frame : frames) pool.add_reference(umem.number(frame.address));
+  const Sink::Posted posted = sink.post(frames);
+  for (const TxDescriptor& frame : frames.subspan(posted.taken)) {
+    pool.release(umem.number(frame.address));
+  }
+  return posted;
 }
 
 void Pipeline::process(Burst& burst, std::uint64_t now) noexcept {
@@ -172,6 +190,10 @@ void Pipeline::send(const Burst& burst, std::uint32_t policy, FrameSet frames) n
       outgoing.length[i] = std::min(burst.length[i], rules.slice);
       bytes += outgoing.length[i];
     });
+    if (plan_.scheduled(target.monitor)) {
+      for_each_frame(fresh,
+                     [&](std::uint32_t i) { outgoing.traffic_class[i] = target.traffic_class; });
+    }
     outgoing.frames |= fresh;
     outgoing_monitors_ |= std::uint64_t{1} << target.monitor;
     counters.sent_frames.add(count(fresh));
@@ -187,13 +209,17 @@ void Pipeline::fan_out(const Burst& burst) noexcept {
   for_each_frame(std::exchange(outgoing_monitors_, 0), [&](std::uint32_t monitor) {
     Outgoing& outgoing = outgoing_[monitor];
     std::uint32_t size = 0;
-    for_each_frame(std::exchange(outgoing.frames, 0), [&](std::uint32_t i) {
+    const FrameSet set = std::exchange(outgoing.frames, 0);
+    for_each_frame(set, [&](std::uint32_t i) {
       frames[size++] = {burst.address[i], outgoing.length[i]};
     });
-    const Sink::Posted posted = monitors_[monitor]->post(std::span(frames).first(size));
-    for (std::uint32_t i = 0; i < posted.taken; ++i) {
-      pool_.add_reference(umem_.number(frames[i].address));
+    if (plan_.scheduled(monitor)) {
+      size = 0;
+      for_each_frame(
+          set, [&](std::uint32_t i) { frames[size++].traffic_class = outgoing.traffic_class[i]; });
     }
+    const Sink::Posted posted =
+        post(std::span(frames).first(size), pool_, umem_, *monitors_[monitor]);
     if (posted.taken < size) count_refused(monitor, posted.refusal, size - posted.taken);
   });
 }

@@ -25,8 +25,9 @@ class SharedPlan {
   explicit SharedPlan(const plan::Plan& plan);
 
   struct Target {
-    std::uint32_t monitor = 0;  ///< index into the config's monitors
-    std::uint32_t counter = 0;  ///< index into PolicyCounters::monitors
+    std::uint32_t monitor = 0;        ///< index into the config's monitors
+    std::uint32_t counter = 0;        ///< index into PolicyCounters::monitors
+    std::uint32_t traffic_class = 0;  ///< counts the policies of this monitor, see schedule_of()
   };
   struct Policy {
     std::optional<filter::Filter> filter;
@@ -46,6 +47,10 @@ class SharedPlan {
     if (!not_ours_.empty()) hit.bits &= ~not_ours_[hit.word];
     return hit;
   }
+  /// The monitor's sink wants to know the class of each frame.
+  [[nodiscard]] bool scheduled(std::uint32_t monitor) const noexcept {
+    return (scheduled_ >> monitor & 1) != 0;
+  }
   [[nodiscard]] std::uint32_t tap_of_port(std::uint8_t port) const noexcept {
     return tap_of_port_[port];
   }
@@ -55,6 +60,7 @@ class SharedPlan {
   std::vector<Policy> policies_;
   std::array<std::uint32_t, VTAP_MAX_PORTS> tap_of_port_{};
   std::vector<std::uint64_t> not_ours_;  ///< empty: all are ours
+  std::uint64_t scheduled_ = 0;          ///< bits of monitors
   std::uint32_t words_;
   bool reads_keys_;
 };
@@ -100,8 +106,11 @@ class Pipeline {
   struct Outgoing {
     FrameSet frames = 0;
     std::array<std::uint32_t, Burst::kCapacity> length{};
+    std::array<std::uint32_t, Burst::kCapacity> traffic_class{};  ///< if it is scheduled
   };
 
+  static Sink::Posted post(std::span<const TxDescriptor> frames, FramePool& pool, UmemView umem,
+                           Sink& sink) noexcept;
   void parse(Burst& burst) const noexcept;
   void classify(const Burst& burst) noexcept;
   [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,

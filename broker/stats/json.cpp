@@ -97,6 +97,7 @@ Json monitor_json(const Monitor& monitor) {
   out["port"] = monitor.port;
   out["arrived_frames"] = monitor.arrived_frames;
   out["queues"] = array_json(monitor.queues, queue_json);
+  out["waiting_frames"] = monitor.waiting_frames;
   return out;
 }
 

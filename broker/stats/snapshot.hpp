@@ -54,6 +54,7 @@ struct Monitor {
   std::string state;  ///< "up" or "down"
   std::uint64_t tx_frames = 0, tx_bytes = 0;
   std::uint64_t arrived_frames = 0;  ///< came in on the port, which is output only: dropped
+  std::uint64_t waiting_frames = 0;  ///< at this moment, in its queue
   Reasons dropped;
   std::vector<QueueInfo> queues;
 };

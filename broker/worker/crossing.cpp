@@ -3,14 +3,17 @@
 
 namespace vtap::worker {
 
-Crossing::Crossing(std::uint32_t workers) : workers_(workers) {
-  for (std::uint32_t i = 0; i < workers * workers; ++i) pairs_.push_back(std::make_unique<Pair>());
+Crossing::Crossing(std::uint32_t workers, std::uint32_t waiting)
+    : workers_(workers), lendable_(kCapacity + waiting) {
+  for (std::uint32_t i = 0; i < workers * workers; ++i) {
+    pairs_.push_back(std::make_unique<Pair>(lendable_));
+  }
 }
 
 pipeline::Sink::Posted CrossingSink::post(std::span<const pipeline::TxDescriptor> frames) noexcept {
   std::uint32_t taken = 0;
   for (const pipeline::TxDescriptor& frame : frames) {
-    if (lent_ >= Crossing::kCapacity || !queue_.push({frame, now_, target_})) break;
+    if (lent_ >= lendable_ || !queue_.push({frame, now_, target_})) break;
     ++lent_;
     ++taken;
   }

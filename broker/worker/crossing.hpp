@@ -23,10 +23,11 @@ struct CrossingFrame {
 
 class Crossing {
  public:
-  /// Frames under way from one worker to another at most.
+  /// Frames on their way from one worker to another at most.
   static constexpr std::uint32_t kCapacity = 4096;
 
-  explicit Crossing(std::uint32_t workers);
+  /// `waiting`: frames that the queues of scheduled monitors hold, which are lent for longer.
+  explicit Crossing(std::uint32_t workers, std::uint32_t waiting = 0);
 
   using Forward = boost::lockfree::spsc_queue<CrossingFrame>;
   using Home = boost::lockfree::spsc_queue<pipeline::FrameNumber>;
@@ -39,13 +40,17 @@ class Crossing {
     return pairs_[user * workers_ + owner]->home;
   }
   [[nodiscard]] std::uint32_t workers() const noexcept { return workers_; }
+  /// Frames that one worker may lend to another: as many as the way home holds.
+  [[nodiscard]] std::uint32_t lendable() const noexcept { return lendable_; }
 
  private:
   struct Pair {
+    explicit Pair(std::uint32_t lendable) : home(lendable) {}
     Forward forward{kCapacity};
-    Home home{kCapacity};
+    Home home;
   };
   std::uint32_t workers_;
+  std::uint32_t lendable_;
   std::vector<std::unique_ptr<Pair>> pairs_;
 };
 
@@ -53,11 +58,11 @@ class Crossing {
 /// that giving them back cannot fail.
 class CrossingSink final : public pipeline::Sink {
  public:
-  /// `lent` counts the frames of this worker that the owner has; several sinks share it. `now`: the
-  /// worker's clock, ns.
+  /// `lent` counts the frames of this worker that the owner has, `lendable` at most; several sinks
+  /// share it. `now`: the worker's clock, ns.
   CrossingSink(Crossing::Forward& queue, std::uint32_t target, std::uint32_t& lent,
-               const std::uint64_t& now)
-      : queue_(queue), target_(target), lent_(lent), now_(now) {}
+               std::uint32_t lendable, const std::uint64_t& now)
+      : queue_(queue), target_(target), lent_(lent), lendable_(lendable), now_(now) {}
 
   Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
 
@@ -65,6 +70,7 @@ class CrossingSink final : public pipeline::Sink {
   Crossing::Forward& queue_;
   std::uint32_t target_;
   std::uint32_t& lent_;
+  std::uint32_t lendable_;
   const std::uint64_t& now_;
 };
 

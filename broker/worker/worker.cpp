@@ -25,7 +25,9 @@ constexpr std::uint64_t kMillisecond = 1'000'000;
 /// Adaptive polling spins this long without work before it sleeps.
 constexpr std::uint64_t kSpin = 50'000;
 /// No sleep is longer: heartbeats and late completions need a round now and then.
-constexpr int kLongestSleepMs = 100;
+constexpr std::uint64_t kLongestSleep = 100 * kMillisecond;
+/// A shorter sleep costs more than it saves.
+constexpr std::chrono::nanoseconds kShortestSleep = std::chrono::microseconds(20);
 constexpr int kEvents = 16;
 constexpr std::int64_t kSecond = 1'000'000'000;
 
@@ -88,6 +90,7 @@ Worker::Worker(WorkerSpec spec, pipeline::UmemView umem, const pipeline::SharedP
       pool_(spec_.first_frame, spec_.frames),
       tee_(spec_.tee_rings, umem, spec_.copies, pool_, spec_.tee_frames),
       own_(targets_.size()),
+      queues_(targets_.size()),
       crossing_sinks_(targets_.size()),
       lent_(crossing.workers(), 0) {}
 
@@ -106,9 +109,17 @@ io::XskSink& Worker::own_sink(std::uint32_t target, std::uint32_t limit) {
   return *own_[target];
 }
 
+io::XskSink& Worker::own_queue(std::uint32_t target, const pipeline::Scheduler::Spec& schedule,
+                               std::uint32_t in_ring) {
+  io::XskSink& ring = own_sink(target, in_ring);
+  queues_[target] = std::make_unique<MonitorQueue>(schedule, ring, umem_, *this);
+  scheduled_.push_back(queues_[target].get());
+  return ring;
+}
+
 void Worker::cross_to(std::uint32_t target, std::uint32_t owner) {
-  crossing_sinks_[target] = std::make_unique<CrossingSink>(crossing_.forward(spec_.index, owner),
-                                                           target, lent_[owner], now_ns_);
+  crossing_sinks_[target] = std::make_unique<CrossingSink>(
+      crossing_.forward(spec_.index, owner), target, lent_[owner], crossing_.lendable(), now_ns_);
 }
 
 void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
@@ -118,12 +129,18 @@ void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
 
 io::XskSink* Worker::sink(std::uint32_t target) const noexcept { return own_[target].get(); }
 
+/// Where frames for a target go from here.
+pipeline::Sink& Worker::sink_of(std::uint32_t target) noexcept {
+  if (queues_[target]) return *queues_[target];
+  if (own_[target]) return *own_[target];
+  return *crossing_sinks_[target];
+}
+
 Result<void> Worker::start(std::uint64_t epoch_ns) {
   epoch_ns_ = epoch_ns;
   std::vector<pipeline::Sink*> monitors;
-  for (std::size_t i = 0; i < targets_.size() && targets_[i].monitor; ++i) {
-    monitors.push_back(own_[i] ? static_cast<pipeline::Sink*>(own_[i].get())
-                               : crossing_sinks_[i].get());
+  for (std::uint32_t i = 0; i < targets_.size() && targets_[i].monitor; ++i) {
+    monitors.push_back(&sink_of(i));
   }
   pipeline_ = std::make_unique<pipeline::Pipeline>(plan_, umem_, pool_, monitors);
   for (Source& source : sources_) {
@@ -208,6 +225,7 @@ bool Worker::run_once(std::uint64_t now_ns) noexcept {
   moved |= take_crossing();
   for (Source& source : sources_) moved |= serve(source);
   moved |= serve_tee();
+  moved |= serve_queues();
   flush();
   return moved;
 }
@@ -286,7 +304,7 @@ void Worker::post_crossing(const CrossingFrame& crossing) noexcept {
     originals.late_stale.add(1);
     return give_back(number);
   }
-  const auto posted = own_[crossing.target]->post({&crossing.frame, 1});
+  const auto posted = sink_of(crossing.target).post({&crossing.frame, 1});
   if (posted.taken == 1) return;
   if (target.monitor) {
     pipeline_->count_refused(*target.monitor, posted.refusal, 1);
@@ -302,10 +320,8 @@ bool Worker::serve(Source& source) noexcept {
   source.source.receive(burst_);
   if (burst_.size == 0) return false;
   if (source.output) {
-    pipeline::Sink& output = own_[*source.output]
-                                 ? static_cast<pipeline::Sink&>(*own_[*source.output])
-                                 : *crossing_sinks_[*source.output];
-    const std::uint32_t taken = pipeline::Pipeline::forward(burst_, pool_, umem_, output);
+    const std::uint32_t taken =
+        pipeline::Pipeline::forward(burst_, pool_, umem_, sink_of(*source.output));
     originals_[source.source.port()].taken.add(taken);
     originals_[source.source.port()].refused.add(burst_.size - taken);
   }
@@ -322,6 +338,12 @@ bool Worker::serve_tee() noexcept {
   }
   finish();
   return true;
+}
+
+bool Worker::serve_queues() noexcept {
+  bool moved = false;
+  for (MonitorQueue* queue : scheduled_) moved |= queue->serve(now_ns_);
+  return moved;
 }
 
 /// Copies to the monitors; then the burst's own references go.
@@ -355,7 +377,11 @@ void Worker::flush() noexcept {
   }
   free_frames_.store(pool_.available(), std::memory_order_relaxed);
   for (std::uint32_t peer = 0; peer < peers_.size(); ++peer) {
-    if (lent_[peer] != 0 && peer != spec_.index) peers_[peer]->wake();
+    // Frames that were taken over may wait there for long: nobody is woken for them.
+    if (lent_[peer] == 0 || peer == spec_.index) continue;
+    if (crossing_.forward(spec_.index, peer).write_available() < Crossing::kCapacity) {
+      peers_[peer]->wake();
+    }
   }
 }
 
@@ -402,19 +428,36 @@ bool Worker::wait_for_events(std::chrono::nanoseconds timeout) noexcept {
   return epoll_pwait2(epoll_.get(), events.data(), kEvents, &limit, nullptr) > 0;
 }
 
-/// Sleeps until a program rings, an AF_XDP ring has frames, or a peer or a task wakes it. While
-/// sinks hold frames, completions are looked for in growing intervals.
+/// How long a sleep may last; zero: there is something to do. While sinks hold frames, completions
+/// are looked for in growing intervals, the shorter if more frames wait for them; and a copy that
+/// waits for its time has it.
+std::chrono::nanoseconds Worker::sleep_limit(std::uint64_t idle_ns) noexcept {
+  std::uint64_t limit = kLongestSleep;
+  if (sinks_busy() || std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; })) {
+    limit = std::clamp(idle_ns, kMillisecond, kLongestSleep);
+  }
+  const std::uint64_t now = monotonic_ns();
+  // Awake in time: a wakeup comes about as late as adaptive polling spins.
+  const std::uint64_t early = spec_.poll == config::Poll::adaptive ? kSpin : 0;
+  for (MonitorQueue* queue : scheduled_) {
+    if (queue->blocked()) limit = std::min(limit, idle_ns / 4);
+    const std::uint64_t due = queue->next_at();
+    limit = std::min(limit, due > now + early ? due - now - early : 0);
+  }
+  return std::chrono::nanoseconds(limit);
+}
+
+/// Sleeps until a program rings, an AF_XDP ring has frames, a peer or a task wakes it, or it is
+/// time for a copy that waits.
 void Worker::sleep(std::uint64_t idle_ns) noexcept {
+  const std::chrono::nanoseconds limit = sleep_limit(idle_ns);
+  if (limit < kShortestSleep) return;
   sleeping_.exchange(true);
   if (may_sleep()) {
-    const int timeout =
-        sinks_busy() || std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; })
-            ? static_cast<int>(
-                  std::clamp<std::uint64_t>(idle_ns / kMillisecond, 1, kLongestSleepMs))
-            : kLongestSleepMs;
     const std::uint64_t before = monotonic_ns();
-    if (!wait_for_events(io::TeeSource::kSettle) && tee_.empty()) {
-      wait_for_events(std::chrono::milliseconds(timeout));
+    const std::chrono::nanoseconds settle = std::min(limit, io::TeeSource::kSettle);
+    if (!wait_for_events(settle) && tee_.empty() && limit > settle) {
+      wait_for_events(limit - settle);
     }
     counters_.asleep_ns.add(monotonic_ns() - before);
     counters_.wakeups.add(1);
@@ -427,6 +470,9 @@ void Worker::sleep(std::uint64_t idle_ns) noexcept {
 }
 
 bool Worker::drained() const noexcept {
+  for (const MonitorQueue* queue : scheduled_) {
+    if (queue->waiting() != 0) return false;
+  }
   for (std::uint32_t peer = 0; peer < crossing_.workers(); ++peer) {
     if (lent_[peer] != 0) return false;
   }
@@ -434,11 +480,20 @@ bool Worker::drained() const noexcept {
 }
 
 void Worker::abandon(std::uint32_t target) noexcept {
-  const std::uint32_t frames = own_[target]->abandon();
+  std::uint32_t frames = own_[target]->abandon();
+  if (queues_[target]) frames += queues_[target]->abandon();
   if (targets_[target].monitor) {
     pipeline_->count_refused(*targets_[target].monitor, pipeline::Sink::Refusal::down, frames);
   } else {
     originals_[targets_[target].input_port].late_refused.add(frames);
+  }
+}
+
+void Worker::drop_waiting() noexcept {
+  for (std::uint32_t i = 0; i < targets_.size(); ++i) {
+    if (!queues_[i]) continue;
+    pipeline_->count_refused(*targets_[i].monitor, pipeline::Sink::Refusal::down,
+                             queues_[i]->abandon());
   }
 }
 

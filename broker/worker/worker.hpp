@@ -19,6 +19,7 @@
 #include "vtap/fd.hpp"
 #include "vtap/result.hpp"
 #include "worker/crossing.hpp"
+#include "worker/monitor_queue.hpp"
 
 namespace vtap::worker {
 
@@ -66,6 +67,10 @@ class Worker final : public io::FrameReturn {
   // Set-up, before start().
   /// This worker owns a TX queue of the target; `limit`: frames held at most.
   io::XskSink& own_sink(std::uint32_t target, std::uint32_t limit);
+  /// As above, for a scheduled monitor, which has one owner: copies wait in a queue before the
+  /// ring, which holds `in_ring` frames at most.
+  io::XskSink& own_queue(std::uint32_t target, const pipeline::Scheduler::Spec& schedule,
+                         std::uint32_t in_ring);
   /// Another worker owns it.
   void cross_to(std::uint32_t target, std::uint32_t owner);
   /// RX queue of a tap port. `output`: target of its originals; none for span. `heartbeat` is
@@ -84,7 +89,7 @@ class Worker final : public io::FrameReturn {
   /// Wakes the thread if it sleeps. Any thread.
   void wake() noexcept;
 
-  /// One round: reclaim, receive, process, flush. Returns whether anything moved.
+  /// One round: reclaim, receive, process, serve what waits, flush. Returns whether anything moved.
   bool run_once(std::uint64_t now_ns) noexcept;
 
   // Any thread.
@@ -99,11 +104,16 @@ class Worker final : public io::FrameReturn {
   }
   [[nodiscard]] const WorkerSpec& spec() const noexcept { return spec_; }
 
+  /// Null: not this worker's, or not scheduled.
+  [[nodiscard]] const MonitorQueue* queue(std::uint32_t target) const noexcept {
+    return queues_[target].get();
+  }
+
   // The worker's thread, or while it does not run.
   /// Null: not this worker's.
   [[nodiscard]] io::XskSink* sink(std::uint32_t target) const noexcept;
   [[nodiscard]] const pipeline::FramePool& pool() const noexcept { return pool_; }
-  /// No frame waits in a source, a queue between workers, or a connected sink.
+  /// No frame waits in a source, a queue between workers, a monitor's queue, or a connected sink.
   [[nodiscard]] bool drained() const noexcept;
   /// Tells the programs to take the plain path from now on, and does so when no original is on its
   /// way through this worker, so that those to come overtake none. Under a load that leaves no such
@@ -111,6 +121,8 @@ class Worker final : public io::FrameReturn {
   void retire(std::chrono::nanoseconds patience) noexcept;
   /// Frames of a closed socket: gives them back and counts them.
   void abandon(std::uint32_t target) noexcept;
+  /// At a stop: gives back what still waits for monitors, and counts it as for one that is down.
+  void drop_waiting() noexcept;
   /// Frames in this worker's rings that are its own: free + these == total of the pool, when no
   /// frames cross.
   [[nodiscard]] std::uint32_t frames_out() const noexcept;
@@ -127,6 +139,7 @@ class Worker final : public io::FrameReturn {
          UniqueFd epoll);
 
   void give_back(pipeline::FrameNumber frame) noexcept override;
+  pipeline::Sink& sink_of(std::uint32_t target) noexcept;
   void run() noexcept;
   bool reclaim() noexcept;
   bool take_crossing() noexcept;
@@ -134,6 +147,7 @@ class Worker final : public io::FrameReturn {
   bool serve(Source& source) noexcept;
   bool serve_tee() noexcept;
   void finish() noexcept;
+  bool serve_queues() noexcept;
   void release_burst() noexcept;
   void flush() noexcept;
   [[nodiscard]] bool has_hung() const noexcept;
@@ -142,6 +156,7 @@ class Worker final : public io::FrameReturn {
   void run_tasks() noexcept;
   [[nodiscard]] bool may_sleep() noexcept;
   void sleep(std::uint64_t idle_ns) noexcept;
+  [[nodiscard]] std::chrono::nanoseconds sleep_limit(std::uint64_t idle_ns) noexcept;
   bool wait_for_events(std::chrono::nanoseconds timeout) noexcept;
   [[nodiscard]] bool sinks_busy() const noexcept;
   [[nodiscard]] bool originals_under_way() const noexcept;
@@ -158,7 +173,9 @@ class Worker final : public io::FrameReturn {
   pipeline::FramePool pool_;
   io::TeeSource tee_;
   std::vector<Source> sources_;
-  std::vector<std::unique_ptr<io::XskSink>> own_;              ///< by target; null: not ours
+  std::vector<std::unique_ptr<io::XskSink>> own_;      ///< by target; null: not ours
+  std::vector<std::unique_ptr<MonitorQueue>> queues_;  ///< by target; null: not ours, or straight
+  std::vector<MonitorQueue*> scheduled_;               ///< those that are there
   std::vector<std::unique_ptr<CrossingSink>> crossing_sinks_;  ///< by target; null: ours
   std::vector<std::uint32_t> lent_;                            ///< frames under way, by worker
   std::unique_ptr<pipeline::Pipeline> pipeline_;

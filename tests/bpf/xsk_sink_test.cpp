@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The TX ring of an AF_XDP socket on a real device: what is posted leaves, what is taken back does
-// not, and every frame comes home once.
+// not, and every frame comes home once. And the queue of a scheduled monitor before such a ring.
 #include "bpf/netns.hpp"
 #include "io/xsk_ports.hpp"
 #include "support/memory_broker.hpp"
+#include "worker/monitor_queue.hpp"
 
 namespace vtap::test {
 namespace {
@@ -32,7 +33,7 @@ class Home final : public io::FrameReturn {
 /// A sink on one end of a veth; the other end counts what arrives.
 class Wire {
  public:
-  Wire() {
+  explicit Wire(std::uint32_t limit = kFrames) : sink(umem_.umem(), home, limit) {
     attach_native_xdp(link_.other_ifindex(), far_.fd(io::ProgramHook::xdp));
     sink.connect(socket_.get());
   }
@@ -51,6 +52,7 @@ class Wire {
     });
   }
   [[nodiscard]] std::uint64_t arrived() const { return far_.arrived(); }
+  [[nodiscard]] pipeline::UmemView umem() const { return umem_.umem(); }
 
  private:
   Veth link_{"near", "far"};
@@ -61,7 +63,7 @@ class Wire {
 
  public:
   Home home;
-  io::XskSink sink{umem_.umem(), home, kFrames};
+  io::XskSink sink;
 };
 
 using XskSinkTest = NetnsTest;
@@ -97,6 +99,94 @@ TEST_F(XskSinkTest, WhatIsTakenBackNeverLeaves) {
   for (std::uint32_t frame = 0; frame < 215; ++frame)
     EXPECT_EQ(wire.home.times(frame), 1U) << frame;
   EXPECT_EQ(wire.home.strangers(), 0U);
+}
+
+/// A queue of 100 frames before a ring of 16, and two policies, the second of them served first.
+class QueueTest : public NetnsTest {
+ protected:
+  void offer(std::uint32_t first, std::uint32_t count, std::uint32_t traffic_class) {
+    for (std::uint32_t frame = first; frame < first + count; ++frame) {
+      const pipeline::TxDescriptor one{wire_->umem().start(pipeline::FrameNumber{frame}), kLength,
+                                       traffic_class};
+      ASSERT_EQ(queue_->post({&one, 1}).taken, 1U);
+    }
+  }
+  bool all_sent(std::uint32_t frames) {
+    return eventually([&] {
+      queue_->serve(1);
+      wire_->sink.kick();
+      wire_->sink.reclaim();
+      return wire_->sink.sent_frames().read() == frames;
+    });
+  }
+  /// How many of these frames came home so many times.
+  std::uint32_t home(std::uint32_t first, std::uint32_t count, std::uint32_t times = 1) {
+    std::uint32_t found = 0;
+    for (std::uint32_t i = first; i < first + count; ++i) {
+      found += wire_->home.times(i) == times ? 1 : 0;
+    }
+    return found;
+  }
+
+  void SetUp() override {
+    NetnsTest::SetUp();
+    if (testing::Test::IsSkipped()) return;
+    wire_ = std::make_unique<Wire>(16);
+    const pipeline::Scheduler::Spec spec{
+        .classes = {{0, 1}, {7, 1}}, .rate = {}, .capacity = 100, .longest = 2048};
+    queue_ = std::make_unique<worker::MonitorQueue>(spec, wire_->sink, wire_->umem(), wire_->home);
+  }
+
+  std::unique_ptr<Wire> wire_;
+  std::unique_ptr<worker::MonitorQueue> queue_;
+};
+
+TEST_F(QueueTest, GivesBackWhatGivesWayAndSendsTheRest) {
+  offer(0, 120, 0);
+  EXPECT_EQ(queue_->waiting(), 100U);
+  EXPECT_EQ(home(100, 20), 20U) << "the newest went home at once";
+  offer(120, 10, 1);
+  EXPECT_EQ(queue_->waiting(), 100U);
+  EXPECT_EQ(home(90, 10), 10U);
+  EXPECT_EQ(queue_->dropped().read(), 30U);
+  EXPECT_EQ(queue_->next_at(), 0U);
+  EXPECT_FALSE(queue_->blocked());
+
+  EXPECT_TRUE(queue_->serve(1));
+  EXPECT_EQ(wire_->sink.held(), 16U) << "no more than the ring may hold";
+  EXPECT_EQ(queue_->last_waiting(), 84U);
+  EXPECT_TRUE(queue_->blocked());
+  EXPECT_EQ(queue_->next_at(), pipeline::Scheduler::kNever);
+  EXPECT_FALSE(queue_->serve(1));
+  // The high priority was in the ring first.
+  wire_->sink.kick();
+  ASSERT_TRUE(eventually([&] { return wire_->sink.reclaim() != 0 || wire_->sink.held() == 0; }));
+  EXPECT_GT(home(120, 10), 0U);
+  EXPECT_EQ(home(6, 84), 0U);
+
+  ASSERT_TRUE(all_sent(100));
+  EXPECT_EQ(home(0, 130), 130U);
+  EXPECT_EQ(queue_->waiting(), 0U);
+  EXPECT_TRUE(eventually([&] { return wire_->arrived() == 100; })) << wire_->arrived();
+}
+
+TEST_F(QueueTest, WithoutASocketItTakesNothingAndGivesUpWhatWaits) {
+  offer(0, 50, 0);
+  queue_->serve(1);
+  wire_->sink.disconnect();
+  const pipeline::TxDescriptor late{wire_->umem().start(pipeline::FrameNumber{60}), kLength, 1};
+  const auto posted = queue_->post({&late, 1});
+  EXPECT_EQ(posted.taken, 0U);
+  EXPECT_EQ(posted.refusal, pipeline::Sink::Refusal::down);
+  EXPECT_FALSE(queue_->serve(1));
+  EXPECT_FALSE(queue_->blocked());
+  EXPECT_EQ(queue_->next_at(), pipeline::Scheduler::kNever);
+  EXPECT_EQ(queue_->abandon(), 34U);
+  EXPECT_EQ(home(0, 50), 34U) << "the others are the ring's";
+  EXPECT_EQ(queue_->waiting(), 0U);
+  EXPECT_EQ(queue_->last_waiting(), 0U);
+  EXPECT_EQ(queue_->dropped().read(), 0U);
+  EXPECT_EQ(home(60, 1), 0U) << "what was not taken is the caller's";
 }
 
 }  // namespace

@@ -268,8 +268,14 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"NoName", join({"[[monitor]]\nport = \"x\"\n", kTap}), 1, 1, "no \"name\""},
         Refusal{"NoPort", monitor("name = \"m\""), 1, 1, "no \"port\""},
         Refusal{"PortType", monitor("name = \"m\"\nport = [\"x\"]"), 3, 8, "found a list"},
-        Refusal{"Rate", monitor("name = \"m\"\nport = \"x\"\nrate = \"1Gbit/s\""), 4, 8,
-                "rate: not served by this version yet"},
+        Refusal{"RateType", monitor("name = \"m\"\nport = \"x\"\nrate = 1000"), 4, 8,
+                "a rate like \"1Gbit/s\" or \"50kpps\""},
+        Refusal{"RateUnit", monitor("name = \"m\"\nport = \"x\"\nrate = \"1Gbps\""), 4, 8,
+                "unknown unit \"Gbps\""},
+        Refusal{"RateZero", monitor("name = \"m\"\nport = \"x\"\nrate = \"0pps\""), 4, 8,
+                "write a rate above zero"},
+        Refusal{"RateLarge", monitor("name = \"m\"\nport = \"x\"\nrate = \"10001Mpps\""), 4, 8,
+                "10000Mpps"},
         Refusal{"QueueZero", monitor("name = \"m\"\nport = \"x\"\nqueue = 0"), 4, 9, "1 to 32768"},
         Refusal{"QueueLarge", monitor("name = \"m\"\nport = \"x\"\nqueue = 32769"), 4, 9,
                 "1 to 32768"},
@@ -314,6 +320,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"FilterWithANul", rule("filter = \"tcp\\u0000 or udp\""), 2, 10, "this is not a"},
         Refusal{"Offload", rule("offload = \"yes\""), 2, 11, "auto, never, require"},
         Refusal{"Once", rule("once = 1"), 2, 8, "true or false"},
+        Refusal{"PriorityHigh", rule("priority = 8"), 2, 12, "0 to 7"},
+        Refusal{"PriorityNegative", rule("priority = -1"), 2, 12, "0 to 7"},
+        Refusal{"PriorityType", rule("priority = \"high\""), 2, 12, "7 is served first"},
+        Refusal{"WeightZero", rule("weight = 0"), 2, 10, "1 to 1000"},
+        Refusal{"WeightHigh", rule("weight = 1001"), 2, 10, "1 to 1000"},
+        Refusal{"WeightType", rule("weight = 1.5"), 2, 10, "an integer from 1 to 1000"},
+        Refusal{"WeightKey", rule("wieght = 2"), 2, 1, "did you mean \"weight\"?"},
         Refusal{"SampleType", rule("sample = 10"), 2, 10, "one_in = 10"},
         Refusal{"SampleBoth", rule("sample = { one_in = 2, flows = 0.5 }"), 2, 10, "exclude"},
         Refusal{"SampleNeither", rule("sample = {}"), 2, 10, "one_in = 10"},
@@ -574,6 +587,28 @@ TEST(Config, FullMonitors) {
   EXPECT_EQ(config.monitors[0].at.line, 33U);
   EXPECT_EQ(config.monitors[1].name, "disk");
   EXPECT_EQ(config.monitors[1].queue, 4096U);
+}
+
+TEST(Config, RatesPrioritiesAndWeights) {
+  const auto rate_of = [](const std::string& rate) {
+    return good(monitor("name = \"m\"\nport = \"x\"" + rate)).monitors[0].rate;
+  };
+  EXPECT_FALSE(rate_of("").has_value());
+  const auto bits = rate_of("\nrate = \"1.5Gbit/s\"");
+  ASSERT_TRUE(bits.has_value());
+  EXPECT_FALSE(bits->packets);
+  EXPECT_EQ(bits->per_second, 1'500'000'000U);
+  const auto packets = rate_of("\nrate = \"50kpps\"");
+  ASSERT_TRUE(packets.has_value());
+  EXPECT_TRUE(packets->packets);
+  EXPECT_EQ(packets->per_second, 50'000U);
+
+  const auto policy_of = [](const std::string& keys) { return good(rule(keys)).policies[0]; };
+  EXPECT_EQ(policy_of("").priority, 0U);
+  EXPECT_EQ(policy_of("").weight, 1U);
+  const Policy policy = policy_of("priority = 7\nweight = 1000");
+  EXPECT_EQ(policy.priority, 7U);
+  EXPECT_EQ(policy.weight, 1000U);
 }
 
 TEST(Config, FullPolicies) {

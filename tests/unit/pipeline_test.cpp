@@ -88,6 +88,51 @@ TEST(Pipeline, OneFrameIsHeldByEveryMonitorAndFreedByTheLast) {
   EXPECT_EQ(broker.pool().available(), broker.pool().total());
 }
 
+/// A sink that is done with a frame before it returns, as the queue of a scheduled monitor may be.
+class HastySink final : public pipeline::Sink {
+ public:
+  HastySink(pipeline::FramePool& pool, pipeline::UmemView umem) : pool_(pool), umem_(umem) {}
+  Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override {
+    for (const auto& frame : frames.first(frames.size() / 2)) {
+      classes.push_back(frame.traffic_class);
+      EXPECT_EQ(pool_.references(umem_.number(frame.address)), 2U);
+      pool_.release(umem_.number(frame.address));
+    }
+    return {static_cast<std::uint32_t>(frames.size() / 2), Refusal::queue_full};
+  }
+  std::vector<std::uint32_t> classes;
+
+ private:
+  pipeline::FramePool& pool_;
+  pipeline::UmemView umem_;
+};
+
+TEST(Pipeline, ASinkMayBeDoneWithAFrameBeforeItReturns) {
+  config::Config config = config_of(
+      2, {policy_to({1}), policy_to({0}, {udp_to(53)}), policy_to({1, 0}), policy_to({0})});
+  config.policies[1].priority = 1;
+  plan::Plan plan;
+  plan.config = std::move(config);
+  auto tables = plan::compile(plan.config);
+  ASSERT_TRUE(tables);
+  plan.tables = std::move(*tables);
+  const pipeline::SharedPlan shared(plan);
+  MemoryBroker broker(config_of(1, {}));
+  HastySink hasty(broker.pool(), broker.umem().view());
+  MemorySink other(broker.umem().view());
+  const std::array<pipeline::Sink*, 2> sinks{&hasty, &other};
+  other.limit(0, Refusal::down);
+  pipeline::Pipeline pipeline(shared, broker.umem().view(), broker.pool(), sinks);
+  Burst burst = broker.receive(
+      std::array{udp_frame(1, 80), udp_frame(2, 53), udp_frame(3, 80), udp_frame(4, 80)});
+  pipeline.process(burst, 0);
+  // Of the policies of this monitor, in the order of the file.
+  EXPECT_EQ(hasty.classes, (std::vector<std::uint32_t>{1, 0}));
+  EXPECT_EQ(pipeline.monitor_counters()[0].queue_full.read(), 2U);
+  broker.release(burst);
+  EXPECT_EQ(broker.pool().available(), broker.pool().total());
+}
+
 TEST(Pipeline, AMonitorGetsAFrameOnceByTheFirstPolicyInTheFile) {
   MemoryBroker broker(config_of(2, {policy_to({0}, {udp_to(53)}), policy_to({0, 1})}));
   const std::vector<Arrival> arrivals{udp_frame(1, 53), udp_frame(2, 80), udp_frame(3, 53)};

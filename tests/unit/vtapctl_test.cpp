@@ -104,13 +104,14 @@ TEST(StatsView, ShowsEveryCounterAndNamesReasons) {
   stats::Snapshot s = later();
   s.taps[0].ports[0].missed = {{"ring_full", 10}, {"super_packet", 2}};
   s.monitors[0].arrived_frames = 4711;
+  s.monitors[0].waiting_frames = 815;
   const std::string view = stats_view(json(s));
   EXPECT_TRUE(has(view, "npb1   up 12.0 s   plan 1\n"));
   EXPECT_TRUE(has(view, "2468000"));
   EXPECT_TRUE(has(view, "250000000"));
   EXPECT_TRUE(has(view, "12 (ring_full 10, super_packet 2)"));
-  EXPECT_TRUE(has(view, "tx bytes  arrived  dropped\n"));
-  EXPECT_TRUE(has(view, "   4711  0\n"));
+  EXPECT_TRUE(has(view, "tx bytes  arrived  waiting  dropped\n"));
+  EXPECT_TRUE(has(view, "   4711      815  0\n"));
   EXPECT_TRUE(has(view, "50.0 %"));
   EXPECT_TRUE(has(view, "900 of 1000 frames are free, of 2048 bytes each"));
 }

@@ -52,8 +52,8 @@ TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
   Crossing crossing(2);
   std::uint32_t lent = 0;
   const std::uint64_t now = 5;
-  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, now);
-  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, now);
+  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, Crossing::kCapacity, now);
+  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, Crossing::kCapacity, now);
   const std::vector<TxDescriptor> many(3000, TxDescriptor{FrameAddress{4096}, 60});
   EXPECT_EQ(first.post(many).taken, 3000U);
   const auto posted = second.post(many);
@@ -74,6 +74,28 @@ TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
   }
   EXPECT_EQ(crossing.home(kUser, kLender).consume_all([&](FrameNumber) { --lent; }), taken);
   EXPECT_EQ(first.post(many).taken, 3000U);
+}
+
+/// What waits in the queue of a scheduled monitor is lent for long, and leaves room for the rest.
+TEST(Crossing, LendsMoreWhereFramesWait) {
+  constexpr std::uint32_t kWaiting = 1000;
+  Crossing crossing(2, kWaiting);
+  std::uint32_t lent = 0;
+  const std::uint64_t now = 5;
+  CrossingSink sink(crossing.forward(kLender, kUser), 0, lent, crossing.lendable(), now);
+  const std::vector<TxDescriptor> many(2 * Crossing::kCapacity, TxDescriptor{{}, 60});
+  const auto take_over = [&] {
+    return crossing.forward(kLender, kUser).consume_all([](const CrossingFrame&) {});
+  };
+  EXPECT_EQ(sink.post(many).taken, Crossing::kCapacity) << "the way there is no longer";
+  EXPECT_LT(crossing.forward(kLender, kUser).write_available(), Crossing::kCapacity);
+  EXPECT_EQ(take_over(), Crossing::kCapacity);
+  EXPECT_EQ(crossing.forward(kLender, kUser).write_available(), Crossing::kCapacity);
+  EXPECT_EQ(sink.post(many).taken, kWaiting);
+  take_over();
+  for (std::uint32_t i = 0; i < Crossing::kCapacity + kWaiting; ++i) {
+    ASSERT_TRUE(crossing.home(kUser, kLender).push(FrameNumber{2})) << i;
+  }
 }
 
 TEST(Crossing, PairsOfWorkersDoNotMix) {
@@ -108,8 +130,8 @@ class Lending : public testing::Test {
 
   void lend() {
     Random random(1);
-    CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, now_);
-    CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, now_);
+    CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, crossing_.lendable(), now_);
+    CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, crossing_.lendable(), now_);
     for (std::uint64_t mark = 1; mark <= kMarks;) {
       take_home();
       Burst burst;

@@ -72,11 +72,13 @@ std::string monitors_text(const Json& stats) {
                {"tx frames", true},
                {"tx bytes", true},
                {"arrived", true},
+               {"waiting", true},
                {"dropped"}});
   for (const Json& monitor : part_of(stats, "monitors")) {
     table.row({text_of(monitor, "name"), text_of(monitor, "port"), text_of(monitor, "state"),
                count_text(monitor, "tx_frames"), count_text(monitor, "tx_bytes"),
-               count_text(monitor, "arrived_frames"), reasons_text(part_of(monitor, "dropped"))});
+               count_text(monitor, "arrived_frames"), count_text(monitor, "waiting_frames"),
+               reasons_text(part_of(monitor, "dropped"))});
   }
   return table.text();
 }
