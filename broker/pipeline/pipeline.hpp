@@ -9,6 +9,7 @@
 
 #include "pipeline/burst.hpp"
 #include "pipeline/counters.hpp"
+#include "pipeline/flow.hpp"
 #include "pipeline/frame_pool.hpp"
 #include "pipeline/meter.hpp"
 #include "pipeline/once.hpp"
@@ -30,10 +31,14 @@ class SharedPlan {
   };
   struct Policy {
     std::optional<filter::Filter> filter;
-    std::unique_ptr<Once> once;        ///< null: a packet may be taken at every port it crosses
-    std::unique_ptr<Sampler> sampler;  ///< null: every frame
-    std::unique_ptr<Meter> meter;      ///< null: no limit
-    std::uint32_t slice = ~0U;         ///< bytes
+    std::unique_ptr<Once> once;         ///< null: a packet may be taken at every port it crosses
+    std::unique_ptr<Sampler> sampler;   ///< null: every frame
+    std::unique_ptr<FlowCounts> flows;  ///< null: neither head nor slice_after
+    std::uint64_t head = ~0ULL;         ///< packets of a flow
+    std::unique_ptr<Marker> marker;     ///< null: no limit
+    std::uint32_t slice = ~0U;          ///< bytes
+    std::uint32_t slice_after = 0;      ///< packets of a flow
+    std::uint32_t exceed_slice = ~0U;   ///< bytes of frames above the meter's rate
     std::vector<Target> targets;
   };
 
@@ -41,6 +46,8 @@ class SharedPlan {
   [[nodiscard]] std::span<const Policy> policies() const noexcept { return policies_; }
   [[nodiscard]] std::uint32_t words() const noexcept { return words_; }
   [[nodiscard]] bool reads_keys() const noexcept { return reads_keys_; }
+  /// Null: no policy looks at flows.
+  [[nodiscard]] Fragments* fragments() const noexcept { return fragments_.get(); }
   /// Takes the policies that the kernel serves out of a set.
   void keep_ours(std::span<std::uint64_t> policies) const noexcept {
     for (std::size_t i = 0; i < not_ours_.size(); ++i) policies[i] &= ~not_ours_[i];
@@ -56,13 +63,16 @@ class SharedPlan {
   std::vector<std::uint64_t> not_ours_;  ///< empty: all are ours
   std::uint32_t words_;
   bool reads_keys_;
+  std::unique_ptr<Fragments> fragments_;
 };
 
 struct PolicyMonitorCounters {
   Counter sent_frames, sent_bytes, already_sent;
 };
 struct PolicyCounters {
-  Counter matched_frames, matched_bytes, dropped_once, dropped_sample, dropped_meter;
+  Counter matched_frames, matched_bytes;
+  Counter dropped_once, dropped_sample, dropped_head, dropped_meter;
+  Counter green_frames, yellow_frames, red_frames;  ///< of the meter
   std::vector<PolicyMonitorCounters> monitors;
 };
 struct MonitorCounters {
@@ -101,12 +111,24 @@ class Pipeline {
     std::array<std::uint32_t, Burst::kCapacity> length{};
   };
 
+  /// What a policy's steps left of its frames.
+  struct Selected {
+    FrameSet frames = 0;
+    FrameSet sliced = 0;     ///< are cut to the policy's slice
+    FrameSet exceeding = 0;  ///< are cut to the meter's exceed_slice
+  };
+
   void parse(Burst& burst) const noexcept;
+  void find_flows(Burst& burst, std::uint64_t now) const noexcept;
   void classify(const Burst& burst) noexcept;
   [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,
                                    const Burst& burst) const noexcept;
   void select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept;
-  void send(const Burst& burst, std::uint32_t policy, FrameSet frames) noexcept;
+  void count_flows(std::uint32_t policy, Selected& selected, const Burst& burst,
+                   std::uint64_t now) noexcept;
+  void meter(std::uint32_t policy, Selected& selected, const Burst& burst,
+             std::uint64_t now) noexcept;
+  void send(const Burst& burst, std::uint32_t policy, const Selected& selected) noexcept;
   void fan_out(const Burst& burst) noexcept;
 
   const SharedPlan& plan_;
