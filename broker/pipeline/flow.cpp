@@ -11,17 +11,7 @@
 namespace vtap::pipeline {
 namespace {
 
-// ---- names, as they are hashed: no padding in them
-
-/// Address and port, or MAC.
-using End = std::array<std::uint8_t, 18>;
-
-struct FlowName {
-  End low, high;
-  std::uint32_t kind;
-};
-static_assert(sizeof(FlowName) == 40);
-
+/// As it is hashed: no padding in it.
 struct PacketName {
   std::array<std::uint8_t, 16> src, dst;
   std::uint32_t id;
@@ -29,17 +19,26 @@ struct PacketName {
 };
 static_assert(sizeof(PacketName) == 40);
 
-template <typename Name>
-std::uint64_t hash_of(const Name& name, std::uint64_t seed) noexcept {
-  return XXH3_64bits_withSeed(&name, sizeof(name), seed);
+/// Finalizer of splitmix64 (Steele, Lea, Flood 2014): every input bit reaches every output bit.
+std::uint64_t mix(std::uint64_t x) noexcept {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
 }
 
+/// Hash of one end of the flow. Both ends are hashed alike and then added, so that the direction
+/// does not matter.
 template <std::size_t N>
-End end_of(const __u8 (&address)[N], std::uint16_t port) noexcept {
-  End end{};
-  std::memcpy(end.data(), address, N);
-  std::memcpy(end.data() + 16, &port, sizeof(port));
-  return end;
+std::uint64_t end_hash(const __u8 (&address)[N], std::uint16_t port, std::uint64_t seed) noexcept {
+  static_assert(N % 8 == 0);
+  std::uint64_t hash = mix(seed + port);
+  for (std::size_t i = 0; i < N; i += 8) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, address + i, sizeof(word));
+    hash = mix(hash ^ word);
+  }
+  return hash;
 }
 
 std::uint32_t kind_of(const vtap_key& key, std::uint32_t type) noexcept {
@@ -54,7 +53,7 @@ std::uint64_t packet_hash(const vtap_key& key, std::uint64_t seed) noexcept {
   std::copy_n(key.dst, name.dst.size(), name.dst.begin());
   name.id = key.fragment_id;
   name.kind = kind_of(key, key.family == VTAP_L3_IPV4 ? key.proto : 0U);
-  return hash_of(name, seed);
+  return XXH3_64bits_withSeed(&name, sizeof(name), seed);
 }
 
 // ---- words of the tables
@@ -103,32 +102,19 @@ std::uint64_t random_seed() {
   return static_cast<std::uint64_t>(random()) << 32 | random();
 }
 
-Transport own_transport(const vtap_key& key) noexcept {
-  if (key.family == VTAP_L3_NONE) return {};
-  Transport transport{.proto = key.proto};
-  if (key.sport != VTAP_NO_PORT) {
-    transport.sport = static_cast<std::uint16_t>(key.sport);
-    transport.dport = static_cast<std::uint16_t>(key.dport);
-  }
-  return transport;
-}
-
 std::uint64_t flow_hash(const vtap_key& key, const Transport& transport,
                         std::uint64_t seed) noexcept {
-  FlowName name;
   if (key.family == VTAP_L3_NONE) {
-    name = {end_of(key.smac, 0), end_of(key.dmac, 0), kind_of(key, key.ethertype)};
-  } else {
-    name = {end_of(key.src, transport.sport), end_of(key.dst, transport.dport),
-            kind_of(key, transport.proto)};
+    const std::uint64_t ends = end_hash(key.smac, 0, seed) + end_hash(key.dmac, 0, seed);
+    return mix(ends + kind_of(key, key.ethertype));
   }
-  if (name.high < name.low) std::swap(name.low, name.high);
-  return hash_of(name, seed);
+  const std::uint64_t ends =
+      end_hash(key.src, transport.sport, seed) + end_hash(key.dst, transport.dport, seed);
+  return mix(ends + kind_of(key, transport.proto));
 }
 
-Transport Fragments::transport(const vtap_key& key, std::uint64_t now) noexcept {
+Transport Fragments::of_fragment(const vtap_key& key, std::uint64_t now) noexcept {
   const Transport own = own_transport(key);
-  if (key.fragment != 1) return own;
   const std::uint64_t hash = packet_hash(key, packets_.seed());
   const std::uint64_t moment = PacketClock::moment(now);
   const auto age = [&](std::uint64_t word) {

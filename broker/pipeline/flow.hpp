@@ -12,7 +12,13 @@
 namespace vtap::pipeline {
 
 /// Ports and protocol as the frame itself has them.
-Transport own_transport(const vtap_key& key) noexcept;
+inline Transport own_transport(const vtap_key& key) noexcept {
+  if (key.family == VTAP_L3_NONE) return {};
+  const bool has_ports = key.sport != VTAP_NO_PORT;
+  return {.sport = static_cast<std::uint16_t>(has_ports ? key.sport : 0),
+          .dport = static_cast<std::uint16_t>(has_ports ? key.dport : 0),
+          .proto = key.proto};
+}
 
 /// Hash of a flow, the same for both directions: addresses, protocol and ports of an IP packet,
 /// else MACs and ethertype. `transport`: of the flow, see Burst. With the same seed it is the same
@@ -31,9 +37,13 @@ class Fragments {
 
   /// Ports and protocol of the frame's flow. Without ports where the first fragment has not come.
   /// `now`: ns since the broker started.
-  Transport transport(const vtap_key& key, std::uint64_t now) noexcept;
+  Transport transport(const vtap_key& key, std::uint64_t now) noexcept {
+    return key.fragment == 1 ? of_fragment(key, now) : own_transport(key);
+  }
 
  private:
+  Transport of_fragment(const vtap_key& key, std::uint64_t now) noexcept;
+
   FlowTable packets_;
 };
 

@@ -74,6 +74,8 @@ class FlowTable {
     return sets_[hash >> 2 & (sets_.size() - 1)];
   }
 
+  /// A half alone, though others swap the whole: ISO C++ does not say what that is; the compilers
+  /// and machines that this is for make it an ordinary load of eight bytes.
   static std::uint64_t load(std::uint64_t& half) noexcept {
     return std::atomic_ref(half).load(std::memory_order_seq_cst);
   }
