@@ -115,11 +115,21 @@ struct Monitor {
   Position at;
 };
 
-/// Token bucket; exactly one of the two rates is set.
+/// What a meter has a bucket for: the policy, or each host or flow.
+enum class Per { policy, src, dst, flow };
+
+/// Token bucket; exactly one of the two rates is set. Two buckets if there is a peak rate.
 struct Meter {
   std::uint64_t bits_per_second = 0;
   std::uint64_t packets_per_second = 0;
-  std::uint64_t burst = 0;  ///< bytes or packets; always filled in
+  std::uint64_t burst = 0;            ///< bytes or packets; always filled in
+  std::uint64_t peak_per_second = 0;  ///< in the unit of the rate; 0: none
+  std::uint64_t peak_burst = 0;       ///< filled in with the peak rate
+  /// Of frames above the rate: bytes that the copy keeps, or each so many-th; both 0: dropped.
+  std::uint32_t exceed_slice = 0;
+  std::uint64_t exceed_one_in = 0;
+  Per per = Per::policy;
+  std::uint32_t entries = 65536;  ///< hosts or flows
 };
 
 struct Sample {
@@ -143,6 +153,9 @@ struct Policy {
   std::optional<Sample> sample;
   std::optional<Meter> meter;
   std::optional<std::uint32_t> slice;  ///< bytes
+  std::uint32_t slice_after = 0;       ///< packets of a flow that are whole
+  std::optional<std::uint32_t> head;   ///< packets of a flow that go on
+  std::uint32_t flow_entries = 65536;  ///< flows that head and slice_after tell apart
   Offload offload = Offload::automatic;
   bool once = false;          ///< of a packet that crosses several tap ports, one copy
   std::uint8_t priority = 0;  ///< 0..kHighestPriority; higher ones are served first, strictly

@@ -14,6 +14,22 @@ struct PolicyDraft {
   Policy policy;
 };
 
+constexpr std::uint64_t kMaxOneIn = 0xffff'ffff;
+constexpr std::uint64_t kMaxPackets = 0xffff'ffff;  // of a flow, that are counted
+constexpr std::uint64_t kMaxEntries = 1 << 24;      // 16 bytes each
+constexpr std::uint64_t kEthernetHeader = 14;       // a copy without it is no frame any more
+constexpr std::uint64_t kMaxSlice = 65535;
+
+/// Bytes that a copy keeps.
+void read_slice_bytes(const Field& field, const Config& config, std::uint32_t& bytes) {
+  field.integer_into(kEthernetHeader, kMaxSlice, bytes);
+  const auto frame_size = config.broker.frame_size;
+  if (bytes > frame_size) {
+    field.warn("does nothing: no copy is longer than umem.frame_size, " +
+               std::to_string(frame_size) + " bytes");
+  }
+}
+
 /// Indexes into `all` of the names in the list.
 template <typename Item>
 void read_references(const Field& field, std::string_view kind, const std::vector<Item>& all,
@@ -59,8 +75,6 @@ void read_filter(const Field& field, PolicyDraft& draft) {
 
 // ---- sample
 
-constexpr std::uint64_t kMaxOneIn = 0xffff'ffff;
-
 constexpr auto kSampleKeys = std::to_array<Key<Sample>>({
     {"one_in", [](const Field& f, Sample& sample) { f.integer_into(1, kMaxOneIn, sample.one_in); }},
     {"flows",
@@ -96,15 +110,59 @@ constexpr std::uint64_t kLeastBurstPackets = 4;
 constexpr std::uint64_t kMaxBurst = 1ULL << 40;
 
 struct MeterDraft {
-  std::optional<Rate> rate;
-  std::optional<Field> burst;
+  const Config& config;
+  std::optional<Rate> rate{}, peak_rate{};
+  std::optional<Field> burst{}, peak_burst{}, peak_rate_at{}, exceed{}, entries{};
+  Meter meter{};
 };
+
+constexpr auto kExceedKeys = std::to_array<Key<MeterDraft>>({
+    {"slice",
+     [](const Field& f, MeterDraft& draft) {
+       read_slice_bytes(f, draft.config, draft.meter.exceed_slice);
+     }},
+    {"one_in", [](const Field& f,
+                  MeterDraft& draft) { f.integer_into(1, kMaxOneIn, draft.meter.exceed_one_in); }},
+});
+
+void read_exceed(const Field& field, MeterDraft& draft) {
+  constexpr std::string_view expected = R"("drop", { slice = 128 } or { one_in = 10 })";
+  draft.exceed.emplace(field);
+  if (field.is_text()) {
+    const auto* word = field.text();
+    if (*word != "drop") field.error(quoted(*word) + " is not one of " + std::string(expected));
+    return;
+  }
+  const auto* table = field.table(expected);
+  if (table == nullptr) return;
+  read_keys(field.findings(), *table, "exceed", kExceedKeys, draft);
+  if (table->contains("slice") == table->contains("one_in")) {
+    field.error("write one of " + std::string(expected));
+  }
+}
+
+constexpr auto kPers =
+    std::to_array<Choice<Per>>({{"src", Per::src}, {"dst", Per::dst}, {"flow", Per::flow}});
 
 constexpr auto kMeterKeys = std::to_array<Key<MeterDraft>>({
     {"rate", [](const Field& f, MeterDraft& draft) { draft.rate = f.parsed(parse_rate); },
      R"(rate = "200Mbit/s" or rate = "50kpps")"},
     // Bytes or packets, which the rate decides: read once that is known.
     {"burst", [](const Field& f, MeterDraft& draft) { draft.burst.emplace(f); }},
+    {"peak_rate",
+     [](const Field& f, MeterDraft& draft) {
+       draft.peak_rate_at.emplace(f);
+       draft.peak_rate = f.parsed(parse_rate);
+     }},
+    {"peak_burst", [](const Field& f, MeterDraft& draft) { draft.peak_burst.emplace(f); }},
+    {"exceed", read_exceed},
+    {"per", [](const Field& f,
+               MeterDraft& draft) { draft.meter.per = f.choice(kPers).value_or(Per::policy); }},
+    {"entries",
+     [](const Field& f, MeterDraft& draft) {
+       draft.entries.emplace(f);
+       f.integer_into(1, kMaxEntries, draft.meter.entries);
+     }},
 });
 
 std::uint64_t default_burst(const Rate& rate) {
@@ -126,40 +184,98 @@ std::optional<std::uint64_t> read_burst(const Field& field, const Rate& rate) {
   return bytes;
 }
 
+/// The burst of one of the two rates; 0 where it is wrong.
+std::uint64_t burst_of(const std::optional<Field>& field, const Rate& rate, const Config& config) {
+  if (!field) return default_burst(rate);
+  const auto burst = read_burst(*field, rate);
+  const auto frame_size = config.broker.frame_size;
+  // A warning only: how long the frames of these links really are is not known here.
+  if (!rate.packets && burst && *burst < frame_size) {
+    field->warn("frames longer than the burst never pass the meter; a frame may have " +
+                std::to_string(frame_size) + " bytes");
+  }
+  return burst.value_or(0);
+}
+
+void check_peak_rate(const MeterDraft& draft) {
+  const Rate& rate = *draft.rate;
+  const Rate& peak = *draft.peak_rate;
+  if (peak.packets != rate.packets) {
+    draft.peak_rate_at->error(rate.packets ? "write it in packets, as the rate is"
+                                           : "write it in bits, as the rate is");
+  } else if (peak.per_second < rate.per_second) {
+    draft.peak_rate_at->error("is below the rate; it is at least as much");
+  }
+  if (draft.meter.exceed_slice != 0 || draft.meter.exceed_one_in != 0) return;
+  constexpr std::string_view what =
+      "what lies between the rate and the peak rate is dropped as what lies above; write exceed = "
+      "{ slice = 128 } or { one_in = 10 }, or leave peak_rate out";
+  (draft.exceed ? *draft.exceed : *draft.peak_rate_at).error(what);
+}
+
 void read_meter(const Field& field, PolicyDraft& draft) {
   const auto* table = field.table(R"(a table: { rate = "200Mbit/s", burst = "256KiB" })");
   if (table == nullptr) {
     return;
   }
-  MeterDraft meter;
+  MeterDraft meter{.config = draft.config};
   read_keys(field.findings(), *table, "meter", kMeterKeys, meter);
+  if (meter.peak_burst && !meter.peak_rate_at) {
+    meter.peak_burst->error("belongs to a peak_rate; write that too, or remove the key");
+  }
+  if (meter.entries && !table->contains("per")) {
+    meter.entries->error(R"(belongs to per = "src", "dst" or "flow"; write that, or remove it)");
+  }
   if (!meter.rate) {
     return;
   }
-  const auto burst =
-      meter.burst ? read_burst(*meter.burst, *meter.rate) : default_burst(*meter.rate);
-  const auto frame_size = draft.config.broker.frame_size;
-  // A warning only: how long the frames of these links really are is not known here.
-  if (!meter.rate->packets && burst && *burst < frame_size) {
-    meter.burst->warn("frames longer than the burst never pass the meter; a frame may have " +
-                      std::to_string(frame_size) + " bytes");
+  Meter& made = meter.meter;
+  (meter.rate->packets ? made.packets_per_second : made.bits_per_second) = meter.rate->per_second;
+  made.burst = burst_of(meter.burst, *meter.rate, draft.config);
+  if (meter.peak_rate) {
+    check_peak_rate(meter);
+    made.peak_per_second = meter.peak_rate->per_second;
+    made.peak_burst = burst_of(meter.peak_burst, *meter.peak_rate, draft.config);
   }
-  draft.policy.meter = Meter{meter.rate->packets ? 0 : meter.rate->per_second,
-                             meter.rate->packets ? meter.rate->per_second : 0, burst.value_or(0)};
+  draft.policy.meter = made;
 }
 
-// ---- slice
+// ---- slice, head
 
-constexpr std::uint64_t kEthernetHeader = 14;  // a copy without it is no frame any more
-constexpr std::uint64_t kMaxSlice = 65535;
+constexpr auto kSliceKeys = std::to_array<Key<PolicyDraft>>({
+    {"bytes",
+     [](const Field& f, PolicyDraft& draft) {
+       read_slice_bytes(f, draft.config, *draft.policy.slice);
+     },
+     "bytes = 128, what a copy keeps"},
+    {"after",
+     [](const Field& f, PolicyDraft& draft) {
+       f.integer_into(1, kMaxPackets, draft.policy.slice_after);
+     },
+     "after = 10, the packets of a flow that stay whole; or slice = 128 for all of them"},
+});
 
 void read_slice(const Field& field, PolicyDraft& draft) {
   auto& slice = draft.policy.slice.emplace(0);
-  field.integer_into(kEthernetHeader, kMaxSlice, slice);
-  const auto frame_size = draft.config.broker.frame_size;
-  if (slice > frame_size) {
-    field.warn("does nothing: no copy is longer than umem.frame_size, " +
-               std::to_string(frame_size) + " bytes");
+  if (field.is_integer()) {
+    read_slice_bytes(field, draft.config, slice);
+  } else if (const auto* table = field.table("an integer or { bytes = 128, after = 10 }")) {
+    read_keys(field.findings(), *table, "slice", kSliceKeys, draft);
+  }
+}
+
+/// How the keys that count packets of flows fit together.
+void check_flow_keys(Findings& findings, const toml::table& table, const Policy& policy) {
+  const auto* slice = table.get_as<toml::table>("slice");
+  const bool after = slice != nullptr && slice->contains("after");
+  const auto entries = find(findings, table, "flow_entries");
+  if (entries && !after && !table.contains("head")) {
+    entries->error("belongs to head or to slice = { bytes = 128, after = 10 }; remove the key");
+  }
+  if (policy.head && policy.slice_after >= *policy.head) {
+    find(findings, table, "slice")
+        ->warn("does nothing: of each flow only the first " + std::to_string(*policy.head) +
+               " packets go on, by head");
   }
 }
 
@@ -185,8 +301,18 @@ constexpr auto kPolicyKeys = std::to_array<Key<PolicyDraft>>({
     {"except", [](const Field& f, PolicyDraft& draft) { read_matches(f, draft.policy.except); }},
     {"filter", read_filter},
     {"sample", read_sample},
+    {"head",
+     [](const Field& f, PolicyDraft& draft) {
+       if (const auto packets = f.integer(1, kMaxPackets)) {
+         draft.policy.head = static_cast<std::uint32_t>(*packets);
+       }
+     }},
     {"meter", read_meter},
     {"slice", read_slice},
+    {"flow_entries",
+     [](const Field& f, PolicyDraft& draft) {
+       f.integer_into(1, kMaxEntries, draft.policy.flow_entries);
+     }},
     {"offload",
      [](const Field& f, PolicyDraft& draft) {
        draft.policy.offload = f.choice(kOffloads).value_or(Offload::automatic);
@@ -210,6 +336,7 @@ void read_policy(Findings& findings, const toml::table& table, Config& config) {
   PolicyDraft draft{config, {}};
   draft.policy.at = position(table.source());
   read_keys(findings, table, "[[policy]]", kPolicyKeys, draft);
+  check_flow_keys(findings, table, draft.policy);
   if (!table.contains("taps")) {
     draft.policy.taps.resize(config.taps.size());
     std::iota(draft.policy.taps.begin(), draft.policy.taps.end(), 0U);

@@ -130,7 +130,11 @@ stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
   out.matched_bytes = total([](const Counters& c) -> auto& { return c.matched_bytes; });
   out.dropped = {{"sample", total([](const Counters& c) -> auto& { return c.dropped_sample; })},
                  {"meter", total([](const Counters& c) -> auto& { return c.dropped_meter; })},
-                 {"once", total([](const Counters& c) -> auto& { return c.dropped_once; })}};
+                 {"once", total([](const Counters& c) -> auto& { return c.dropped_once; })},
+                 {"head", total([](const Counters& c) -> auto& { return c.dropped_head; })}};
+  out.metered = {total([](const Counters& c) -> auto& { return c.green_frames; }),
+                 total([](const Counters& c) -> auto& { return c.yellow_frames; }),
+                 total([](const Counters& c) -> auto& { return c.red_frames; })};
   for (std::size_t i = 0; i < config.monitors.size(); ++i) {
     stats::PolicyMonitor monitor;
     monitor.name = plan_.config.monitors[config.monitors[i]].name;

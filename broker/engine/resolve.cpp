@@ -240,7 +240,9 @@ class Resolver {
                                          const Resolved& resolved) const {
     if (policy.filter) return "it has a filter";
     if (policy.sample) return "it samples";
+    if (policy.head) return "it has head";
     if (policy.meter) return "it has a meter";
+    if (policy.slice_after != 0) return "it slices after the first packets of a flow";
     if (policy.slice) return "it slices";
     if (policy.once) return "it has once = true";
     if (policy.priority != 0) return "it has a priority";

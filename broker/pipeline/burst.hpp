@@ -23,6 +23,13 @@ struct TxDescriptor {
   std::uint32_t traffic_class = 0;
 };
 
+/// What a flow's name has besides the addresses; all 0 where there is none of it.
+struct Transport {
+  std::uint16_t sport = 0;
+  std::uint16_t dport = 0;
+  std::uint16_t proto = 0;
+};
+
 /// Up to 64 frames travelling together. A source fills the first part, stages annotate the rest;
 /// everything is sized here, nothing grows. The burst holds one reference of each frame.
 struct Burst {
@@ -33,6 +40,7 @@ struct Burst {
   std::array<std::uint32_t, kCapacity> length{};  ///< bytes
   std::array<std::uint8_t, kCapacity> port{};     ///< tap port index
   std::array<vtap_key, kCapacity> key{};          ///< parse
+  std::array<Transport, kCapacity> transport{};   ///< find_flows: also of later fragments
 
   [[nodiscard]] FrameSet all() const noexcept {
     return size == kCapacity ? ~FrameSet{0} : (FrameSet{1} << size) - 1;

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/meter.hpp"
 
+#include <xxhash.h>
+
 #include <algorithm>
+#include <array>
+#include <limits>
+
+#include "pipeline/flow.hpp"
 
 namespace vtap::pipeline {
 namespace {
 
-constexpr unsigned kTickShift = 5;
-constexpr double kTicksPerSecond = 1e9 * (1U << kTickShift);
 /// Ticks in a bucket at most, for a low rate with a huge burst: two years.
 constexpr double kDeepest = 0x1p61;
 constexpr std::uint64_t kShortestFrame = 64;
@@ -25,30 +29,104 @@ double depth(const config::Meter& config, double ticks_per_unit) noexcept {
   return ticks_per_unit * static_cast<double>(config.burst) + static_cast<double>(frames) / 2;
 }
 
+/// The peak rate as a rate of its own.
+config::Meter peak_of(const config::Meter& config) noexcept {
+  config::Meter peak = config;
+  (config.packets_per_second != 0 ? peak.packets_per_second : peak.bits_per_second) =
+      config.peak_per_second;
+  peak.burst = config.peak_burst;
+  return peak;
+}
+
+std::uint64_t host_hash(const vtap_key& key, bool source, std::uint64_t seed) noexcept {
+  if (key.family == VTAP_L3_NONE) {
+    return XXH3_64bits_withSeed(source ? key.smac : key.dmac, sizeof(key.smac), seed);
+  }
+  // An IPv4 address is not the IPv6 address of the same bytes.
+  return XXH3_64bits_withSeed(source ? key.src : key.dst, sizeof(key.src), seed + key.family);
+}
+
 }  // namespace
 
-Meter::Meter(const config::Meter& config) noexcept
-    : ticks_per_unit_(kTicksPerSecond / units_per_second(config)),
+Bucket::Bucket(const config::Meter& config) noexcept
+    : ticks_per_unit_(1e9 * (1U << kTickShift) / units_per_second(config)),
       depth_(static_cast<std::int64_t>(std::min(depth(config, ticks_per_unit_), kDeepest))),
       by_packets_(config.packets_per_second != 0) {}
 
 FrameSet Meter::conforming(FrameSet frames, const Burst& burst, std::uint64_t now) noexcept {
-  const auto tick = static_cast<std::int64_t>(now << kTickShift);
+  const std::int64_t tick = Bucket::tick(now);
   std::int64_t seen = full_at_.load(std::memory_order_relaxed);
   while (true) {
     std::int64_t full_at = std::max(seen, tick);
     FrameSet passed = 0;
     for_each_frame(frames, [&](std::uint32_t i) {
-      const double units = by_packets_ ? 1.0 : static_cast<double>(burst.length[i]);
-      const auto next = full_at + static_cast<std::int64_t>(units * ticks_per_unit_ + 0.5);
-      if (next - tick > depth_) return;
-      full_at = next;
-      passed |= FrameSet{1} << i;
+      if (bucket_.take(full_at, tick, burst.length[i])) passed |= FrameSet{1} << i;
     });
     if (passed == 0 || full_at_.compare_exchange_weak(seen, full_at, std::memory_order_relaxed)) {
       return passed;
     }
   }
+}
+
+FrameSet HostMeter::conforming(FrameSet frames, const Burst& burst, std::uint64_t now) noexcept {
+  std::array<std::uint64_t, Burst::kCapacity> owners;
+  for_each_frame(frames, [&](std::uint32_t i) {
+    owners[i] = owner(burst, i);
+    full_at_.prefetch(owners[i]);
+  });
+  const std::int64_t tick = Bucket::tick(now);
+  const auto fullness = [](std::uint64_t full_at) {
+    return static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) - full_at;
+  };
+  FrameSet passed = 0;
+  for_each_frame(frames, [&](std::uint32_t i) {
+    bool conforms = false;
+    const auto take = [&](std::optional<std::uint64_t> seen) {
+      std::int64_t full_at = std::max(static_cast<std::int64_t>(seen.value_or(0)), tick);
+      conforms = bucket_.take(full_at, tick, burst.length[i]);
+      return static_cast<std::uint64_t>(full_at);
+    };
+    full_at_.update(owners[i], take, fullness);
+    if (conforms) passed |= FrameSet{1} << i;
+  });
+  return passed;
+}
+
+std::uint64_t HostMeter::owner(const Burst& burst, std::uint32_t frame) const noexcept {
+  const vtap_key& key = burst.key[frame];
+  if (per_ == config::Per::flow) {
+    return flow_hash(key, burst.transport[frame], full_at_.seed());
+  }
+  return host_hash(key, per_ == config::Per::src, full_at_.seed());
+}
+
+Marker::Limit::Limit(const config::Meter& config) {
+  if (config.per == config::Per::policy) {
+    one_ = std::make_unique<Meter>(config);
+  } else {
+    each_ = std::make_unique<HostMeter>(config);
+  }
+}
+
+Marker::Marker(const config::Meter& config) : rate_(config), cuts_(config.exceed_slice != 0) {
+  if (config.peak_per_second != 0) peak_ = std::make_unique<Limit>(peak_of(config));
+  if (config.exceed_one_in != 0) {
+    thin_ = std::make_unique<Sampler>(config::Sample{.one_in = config.exceed_one_in, .flows = {}});
+  }
+}
+
+Marker::Marked Marker::mark(FrameSet frames, const Burst& burst, std::uint64_t now) noexcept {
+  Marked marked;
+  const FrameSet within_peak = peak_ ? peak_->conforming(frames, burst, now) : frames;
+  marked.red = frames & ~within_peak;
+  marked.green = rate_.conforming(within_peak, burst, now);
+  marked.yellow = within_peak & ~marked.green;
+  marked.passed = marked.green;
+  if (marked.yellow == 0) return marked;
+  if (cuts_) marked.cut = marked.yellow;
+  if (thin_) marked.passed |= thin_->chosen(marked.yellow, burst);
+  marked.passed |= marked.cut;
+  return marked;
 }
 
 }  // namespace vtap::pipeline

@@ -13,20 +13,37 @@ namespace {
 
 static_assert(Burst::kCapacity == plan::kBurst);
 
+bool counts_flows(const config::Policy& policy) {
+  return policy.head.has_value() || policy.slice_after != 0;
+}
+
+bool looks_at_flows(const config::Policy& policy) {
+  return counts_flows(policy) || (policy.sample && policy.sample->flows) ||
+         (policy.meter && policy.meter->per == config::Per::flow);
+}
+
+bool looks_at_keys(const config::Policy& policy) {
+  return looks_at_flows(policy) || (policy.meter && policy.meter->per != config::Per::policy);
+}
+
 SharedPlan::Policy make_policy(const config::Policy& config) {
   SharedPlan::Policy policy;
   policy.filter = config.filter;
   if (config.once) policy.once = std::make_unique<Once>();
   if (config.sample) policy.sampler = std::make_unique<Sampler>(*config.sample);
-  if (config.meter) policy.meter = std::make_unique<Meter>(*config.meter);
+  if (counts_flows(config)) policy.flows = std::make_unique<FlowCounts>(config.flow_entries);
+  if (config.head) policy.head = *config.head;
+  if (config.meter) {
+    policy.marker = std::make_unique<Marker>(*config.meter);
+    if (config.meter->exceed_slice != 0) policy.exceed_slice = config.meter->exceed_slice;
+  }
   policy.slice = config.slice.value_or(~0U);
+  policy.slice_after = config.slice_after;
   for (const std::uint32_t monitor : config.monitors) {
     policy.targets.push_back({monitor, static_cast<std::uint32_t>(policy.targets.size()), 0});
   }
   return policy;
 }
-
-bool samples_flows(const config::Policy& policy) { return policy.sample && policy.sample->flows; }
 
 std::uint64_t bytes_of(const Burst& burst, FrameSet frames) noexcept {
   std::uint64_t bytes = 0;
@@ -44,7 +61,10 @@ SharedPlan::SharedPlan(const plan::Plan& plan)
     : classifier_(plan.tables),
       words_(plan.tables.config.match_words),
       reads_keys_(plan.tables.config.dims != 0 ||
-                  std::ranges::any_of(plan.config.policies, samples_flows)) {
+                  std::ranges::any_of(plan.config.policies, looks_at_keys)) {
+  if (std::ranges::any_of(plan.config.policies, looks_at_flows)) {
+    fragments_ = std::make_unique<Fragments>();
+  }
   for (const auto& policy : plan.config.policies) policies_.push_back(make_policy(policy));
   std::vector<std::uint32_t> classes(plan.config.monitors.size(), 0);
   for (Policy& policy : policies_) {
@@ -108,6 +128,7 @@ Sink::Posted Pipeline::post(std::span<const TxDescriptor> frames, FramePool& poo
 void Pipeline::process(Burst& burst, std::uint64_t now) noexcept {
   if (plan_.words() == 0) return;
   parse(burst);
+  find_flows(burst, now);
   classify(burst);
   for (std::size_t word = 0; word < touched_.size(); ++word) {
     for_each_frame(touched_[word], [&](std::uint32_t bit) {
@@ -124,6 +145,16 @@ void Pipeline::parse(Burst& burst) const noexcept {
     const std::uint32_t length = burst.length[i];
     vtap_parse(umem_.at(burst.address[i]), std::min<std::uint32_t>(length, VTAP_WINDOW), length,
                &burst.key[i]);
+  }
+}
+
+/// Of all frames, as the first fragment of a packet may be of no interest to the policies of the
+/// others.
+void Pipeline::find_flows(Burst& burst, std::uint64_t now) const noexcept {
+  Fragments* const fragments = plan_.fragments();
+  if (fragments == nullptr) return;
+  for (std::uint32_t i = 0; i < burst.size; ++i) {
+    burst.transport[i] = fragments->transport(burst.key[i], now);
   }
 }
 
@@ -168,26 +199,59 @@ void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t no
     counters.dropped_sample.add(count(frames & ~chosen));
     frames = chosen;
   }
-  if (rules.meter) {
-    const FrameSet conforming = rules.meter->conforming(frames, burst, now);
-    counters.dropped_meter.add(count(frames & ~conforming));
-    frames = conforming;
-  }
-  send(burst, policy, frames);
+  Selected selected{.frames = frames, .sliced = frames};
+  if (rules.flows) count_flows(policy, selected, burst, now);
+  if (rules.marker) meter(policy, selected, burst, now);
+  send(burst, policy, selected);
+}
+
+/// The first packets of each flow: which go on, and which stay whole.
+void Pipeline::count_flows(std::uint32_t policy, Selected& selected, const Burst& burst,
+                           std::uint64_t now) noexcept {
+  const SharedPlan::Policy& rules = plan_.policies()[policy];
+  FlowCounts::Numbers before;
+  rules.flows->count(selected.frames, burst, now, before);
+  FrameSet heads = 0;
+  for_each_frame(selected.frames, [&](std::uint32_t i) {
+    if (before[i] < rules.head) heads |= FrameSet{1} << i;
+    if (before[i] < rules.slice_after) selected.sliced &= ~(FrameSet{1} << i);
+  });
+  policy_counters_[policy].dropped_head.add(count(selected.frames & ~heads));
+  selected.frames = heads;
+}
+
+void Pipeline::meter(std::uint32_t policy, Selected& selected, const Burst& burst,
+                     std::uint64_t now) noexcept {
+  const Marker::Marked marked = plan_.policies()[policy].marker->mark(selected.frames, burst, now);
+  PolicyCounters& counters = policy_counters_[policy];
+  counters.green_frames.add(count(marked.green));
+  counters.yellow_frames.add(count(marked.yellow));
+  counters.red_frames.add(count(marked.red));
+  counters.dropped_meter.add(count(selected.frames & ~marked.passed));
+  selected.frames = marked.passed;
+  selected.exceeding = marked.cut;
 }
 
 /// Notes which frames a policy sends to its monitors; a monitor that has a frame already, by an
 /// earlier policy, keeps that one.
-void Pipeline::send(const Burst& burst, std::uint32_t policy, FrameSet frames) noexcept {
+void Pipeline::send(const Burst& burst, std::uint32_t policy, const Selected& selected) noexcept {
+  const FrameSet frames = selected.frames;
   if (frames == 0) return;
   const SharedPlan::Policy& rules = plan_.policies()[policy];
+  const auto length_of = [&](std::uint32_t i) {
+    const auto limit = [&](FrameSet cut, std::uint32_t bytes) {
+      return (cut >> i & 1) != 0 ? bytes : ~0U;
+    };
+    return std::min({burst.length[i], limit(selected.sliced, rules.slice),
+                     limit(selected.exceeding, rules.exceed_slice)});
+  };
   for (const SharedPlan::Target& target : rules.targets) {
     Outgoing& outgoing = outgoing_[target.monitor];
     PolicyMonitorCounters& counters = policy_counters_[policy].monitors[target.counter];
     const FrameSet fresh = frames & ~outgoing.frames;
     std::uint64_t bytes = 0;
     for_each_frame(fresh, [&](std::uint32_t i) {
-      outgoing.length[i] = std::min(burst.length[i], rules.slice);
+      outgoing.length[i] = length_of(i);
       bytes += outgoing.length[i];
     });
     if (plan_.scheduled(target.monitor)) {

@@ -9,6 +9,7 @@
 
 #include "pipeline/burst.hpp"
 #include "pipeline/counters.hpp"
+#include "pipeline/flow.hpp"
 #include "pipeline/frame_pool.hpp"
 #include "pipeline/meter.hpp"
 #include "pipeline/once.hpp"
@@ -31,10 +32,14 @@ class SharedPlan {
   };
   struct Policy {
     std::optional<filter::Filter> filter;
-    std::unique_ptr<Once> once;        ///< null: a packet may be taken at every port it crosses
-    std::unique_ptr<Sampler> sampler;  ///< null: every frame
-    std::unique_ptr<Meter> meter;      ///< null: no limit
-    std::uint32_t slice = ~0U;         ///< bytes
+    std::unique_ptr<Once> once;         ///< null: a packet may be taken at every port it crosses
+    std::unique_ptr<Sampler> sampler;   ///< null: every frame
+    std::unique_ptr<FlowCounts> flows;  ///< null: neither head nor slice_after
+    std::uint64_t head = ~0ULL;         ///< packets of a flow
+    std::unique_ptr<Marker> marker;     ///< null: no limit
+    std::uint32_t slice = ~0U;          ///< bytes
+    std::uint32_t slice_after = 0;      ///< packets of a flow
+    std::uint32_t exceed_slice = ~0U;   ///< bytes of frames above the meter's rate
     std::vector<Target> targets;
   };
 
@@ -42,6 +47,8 @@ class SharedPlan {
   [[nodiscard]] std::span<const Policy> policies() const noexcept { return policies_; }
   [[nodiscard]] std::uint32_t words() const noexcept { return words_; }
   [[nodiscard]] bool reads_keys() const noexcept { return reads_keys_; }
+  /// Null: no policy looks at flows.
+  [[nodiscard]] Fragments* fragments() const noexcept { return fragments_.get(); }
   /// What of a hit the kernel does not serve.
   [[nodiscard]] plan::Hit ours(plan::Hit hit) const noexcept {
     if (!not_ours_.empty()) hit.bits &= ~not_ours_[hit.word];
@@ -63,13 +70,16 @@ class SharedPlan {
   std::uint64_t scheduled_ = 0;          ///< bits of monitors
   std::uint32_t words_;
   bool reads_keys_;
+  std::unique_ptr<Fragments> fragments_;
 };
 
 struct PolicyMonitorCounters {
   Counter sent_frames, sent_bytes, already_sent;
 };
 struct PolicyCounters {
-  Counter matched_frames, matched_bytes, dropped_once, dropped_sample, dropped_meter;
+  Counter matched_frames, matched_bytes;
+  Counter dropped_once, dropped_sample, dropped_head, dropped_meter;
+  Counter green_frames, yellow_frames, red_frames;  ///< of the meter
   std::vector<PolicyMonitorCounters> monitors;
 };
 struct MonitorCounters {
@@ -111,12 +121,25 @@ class Pipeline {
 
   static Sink::Posted post(std::span<const TxDescriptor> frames, FramePool& pool, UmemView umem,
                            Sink& sink) noexcept;
+
+  /// What a policy's steps left of its frames.
+  struct Selected {
+    FrameSet frames = 0;
+    FrameSet sliced = 0;     ///< are cut to the policy's slice
+    FrameSet exceeding = 0;  ///< are cut to the meter's exceed_slice
+  };
+
   void parse(Burst& burst) const noexcept;
+  void find_flows(Burst& burst, std::uint64_t now) const noexcept;
   void classify(const Burst& burst) noexcept;
   [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,
                                    const Burst& burst) const noexcept;
   void select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept;
-  void send(const Burst& burst, std::uint32_t policy, FrameSet frames) noexcept;
+  void count_flows(std::uint32_t policy, Selected& selected, const Burst& burst,
+                   std::uint64_t now) noexcept;
+  void meter(std::uint32_t policy, Selected& selected, const Burst& burst,
+             std::uint64_t now) noexcept;
+  void send(const Burst& burst, std::uint32_t policy, const Selected& selected) noexcept;
   void fan_out(const Burst& burst) noexcept;
 
   const SharedPlan& plan_;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <vtap/abi.h>
-
 #include <atomic>
 #include <cstdint>
 
@@ -10,10 +8,6 @@
 #include "pipeline/burst.hpp"
 
 namespace vtap::pipeline {
-
-/// Hash of a flow, the same for both directions: addresses, protocol and ports of an IP packet
-/// (no ports for fragments and protocols without them), else MACs and ethertype.
-std::uint64_t flow_hash(const vtap_key& key) noexcept;
 
 /// Sampling of one policy, shared by all workers.
 class alignas(64) Sampler {

@@ -84,6 +84,9 @@ Json policy_json(const Policy& policy) {
   out["matched_bytes"] = policy.matched_bytes;
   out["dropped"] = reasons_json({"sample", "meter"}, policy.dropped);
   out["monitors"] = array_json(policy.monitors, policy_monitor_json);
+  out["metered"] = {{"green_frames", policy.metered.green_frames},
+                    {"yellow_frames", policy.metered.yellow_frames},
+                    {"red_frames", policy.metered.red_frames}};
   return out;
 }
 

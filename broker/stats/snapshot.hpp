@@ -42,11 +42,17 @@ struct PolicyMonitor {
   std::uint64_t sent_frames = 0, sent_bytes = 0, already_sent = 0;
 };
 
+/// What a policy's meter was asked about; without a peak rate none is red.
+struct Metered {
+  std::uint64_t green_frames = 0, yellow_frames = 0, red_frames = 0;
+};
+
 struct Policy {
   std::string name, placement;
   std::uint64_t matched_frames = 0, matched_bytes = 0;
   Reasons dropped;
   std::vector<PolicyMonitor> monitors;
+  Metered metered{};
 };
 
 struct Monitor {

@@ -66,6 +66,8 @@ struct vtap_key {
   __u8 fragment;   /* 0, 1 or VTAP_NO_FRAGMENT (no IP header) */
   __u8 family;     /* enum vtap_family */
   __u8 mac;        /* 1: smac and dmac are valid (the frame has at least 14 bytes) */
+  /* Of a fragment: the identification that all fragments of its packet have; else 0. */
+  __u32 fragment_id;
 } __attribute__((aligned(8))); /* so that it is cleared by words */
 
 /* ---------------------------------------------------------------- classification tables

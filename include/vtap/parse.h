@@ -22,7 +22,8 @@
  *   fragment    IPv4: offset or MF set. IPv6: a fragment header was read, so an atomic fragment
  *               (offset 0, M clear) counts. Fragments with an offset have no L4 header, and the
  *               walk of the extension headers ends there: `proto` is that fragment header's next
- *               header. A first fragment has its ports if they are there.
+ *               header. A first fragment has its ports if they are there. `fragment_id` is the
+ *               identification; of two IPv6 fragment headers, that of the second.
  *   ports       TCP, UDP, SCTP, if 4 bytes of the header are there. `tcp_flags` needs 14.
  *   lengths     IP total length, payload length and the UDP length are not consulted: the frame
  *               decides what is there, padding included, as in pcap-filter(7). `length` is the
@@ -121,6 +122,9 @@ VTAP_INLINE __u32 vtap_forget(const struct vtap_reader* r, __u32 at) {
 }
 
 VTAP_INLINE __u16 vtap_be16(const unsigned char* p) { return (__u16)((p[0] << 8) | p[1]); }
+VTAP_INLINE __u32 vtap_be32(const unsigned char* p) {
+  return (__u32)vtap_be16(p) << 16 | vtap_be16(p + 2);
+}
 
 /* Copies n bytes, n even and constant. The BPF backend copies what it cannot prove aligned byte by
  * byte, though both machines of this project read unaligned words. */
@@ -194,6 +198,7 @@ VTAP_INLINE void vtap_parse_ipv4(struct vtap_reader* r, __u32 at, struct vtap_ke
   key->proto = ip[9];
   vtap_copy(key->src, ip + 12, 4);
   vtap_copy(key->dst, ip + 16, 4);
+  if (key->fragment) key->fragment_id = vtap_be16(ip + 4);
   if ((fragment & 0x1fff) == 0) vtap_parse_l4(r, at + header, key);
 }
 
@@ -248,6 +253,7 @@ VTAP_INLINE void vtap_parse_ipv6(struct vtap_reader* r, __u32 at, struct vtap_ke
     if (type == VTAP_PROTO_FRAGMENT) {
       fragment = 1;
       offset = vtap_be16(ext + 2) >> 3;
+      key->fragment_id = vtap_be32(ext + 4);
     }
     at += vtap_extension_length(type, ext);
   }

@@ -25,7 +25,8 @@ struct Input {
 
 /// What must come out, by the oracle of support/reference.hpp and the words of DESIGN 7.1 alone:
 /// one frame after the other, no bursts, none of the product's code but the config. Throws
-/// std::runtime_error for a config with a flow sample or a meter: those have no simpler truth.
+/// std::runtime_error for a config with a flow sample, which has no simpler truth, or with a meter
+/// whose tokens come back while the frames arrive, as then the size of the bursts counts.
 Outcome expect(const config::Config& config, const std::vector<Input>& inputs);
 
 }  // namespace vtap::test

@@ -66,6 +66,12 @@ nlohmann::ordered_json counters_of(MemoryBroker& broker) {
         {"matched_bytes", count.matched_bytes.read()},
         {"dropped",
          {{"sample", count.dropped_sample.read()}, {"meter", count.dropped_meter.read()}}}};
+    if (config.policies[p].head) policy["dropped"]["head"] = count.dropped_head.read();
+    if (config.policies[p].meter) {
+      policy["metered"] = {{"green_frames", count.green_frames.read()},
+                           {"yellow_frames", count.yellow_frames.read()},
+                           {"red_frames", count.red_frames.read()}};
+    }
     for (std::size_t m = 0; m < count.monitors.size(); ++m) {
       const std::uint32_t monitor = config.policies[p].monitors[m];
       policy["monitors"].push_back({{"name", config.monitors[monitor].name},

@@ -177,6 +177,49 @@ Frames traffic(std::size_t n) {
   return frames;
 }
 
+/// A packet of the conversation between 10.0.0.`host` and 10.0.0.2 (or 2001:db8::`host` and ::2),
+/// there or back; each third in fragments. Neighbours share their identification.
+Frames packet(std::uint8_t host, std::uint16_t port, std::uint16_t number, bool v6) {
+  const bool back = number % 2 == 1;
+  const bool fragmented = number % 3 == 2;
+  Frames frames;
+  for (const std::uint16_t offset : list<std::uint16_t>({0, 12, 24})) {
+    const bool more = fragmented && offset < 24;
+    FrameBuilder frame;
+    frame.ethernet();
+    if (v6) {
+      V6 ip;
+      ip.src[15] = host;
+      if (back) std::swap(ip.src, ip.dst);
+      if (fragmented) ip.next = 44;
+      frame.type(0x86dd).ipv6(ip);
+      if (fragmented) frame.fragment(17, offset, more);
+    } else {
+      V4 ip{.src = {10, 0, 0, host}, .offset = offset, .more = more};
+      ip.id = static_cast<std::uint16_t>(number / 2);
+      if (back) std::swap(ip.src, ip.dst);
+      frame.type(0x0800).ipv4(ip);
+    }
+    if (offset == 0) frame.udp(back ? 53 : port, back ? port : 53);
+    frames.push_back(frame.payload(100).build());
+    if (!fragmented) break;
+  }
+  return frames;
+}
+
+Frames conversations(std::uint64_t seed) {
+  Frames frames;
+  for (std::uint16_t number = 0; number < 9; ++number) {
+    for (const std::uint8_t host : list<std::uint8_t>({3, 4, 5})) {
+      for (const std::uint16_t port : list<std::uint16_t>({1000, 1001})) {
+        for (const bool v6 : {false, true}) add(frames, packet(host, port, number, v6));
+      }
+    }
+  }
+  add(frames, odd(seed, 100));
+  return frames;
+}
+
 /// One frame after the other, from the ports in turn.
 std::vector<Input> at_ports(const Frames& frames, std::uint8_t count) {
   std::vector<Input> inputs;
@@ -198,6 +241,8 @@ std::optional<std::vector<Input>> make_inputs(const std::string& name) {
       {"slice", [] { return at_ports(traffic(100), 2); }},
       {"one_in", [] { return at_ports(traffic(300), 2); }},
       {"several_monitors", [] { return at_ports(traffic(200), 2); }},
+      {"head_and_slice_after", [] { return at_ports(conversations(7), 2); }},
+      {"meter_exceed", [] { return at_ports(conversations(8), 2); }},
       {"two_taps", [] { return at_ports(traffic(200), 4); }},
   };
   const auto found = kCases.find(name);

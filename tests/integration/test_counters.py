@@ -25,7 +25,7 @@ SCHEMA = {
         "consumed_frames": int, "matched_frames": int, "copied_frames": int,
         "missed": REASONS, "not_passed": REASONS}]}],
     "policies": [{"name": str, "placement": str, "matched_frames": int, "matched_bytes": int,
-                  "dropped": REASONS, "monitors": [{
+                  "dropped": REASONS, "metered": REASONS, "monitors": [{
                       "name": str, "sent_frames": int, "sent_bytes": int, "already_sent": int}]}],
     "monitors": [{"name": str, "state": str, "tx_frames": int, "tx_bytes": int,
                   "dropped": REASONS}],

@@ -180,6 +180,8 @@ def test_some_of_a_packet(keys: dict, wanted: list[int], way: str) -> None:
     ({"slice": 100}, "it slices"),
     ({"sample": {"one_in": 2}}, "it samples"),
     ({"meter": {"rate": "1Mbit/s"}}, "it has a meter"),
+    ({"head": 5}, "it has head"),
+    ({"slice": {"bytes": 64, "after": 3}}, "it slices after the first packets of a flow"),
     ({"match": [{"length": "60-100"}]}, "length"),
     ({"match": [{"tcp_flags": "syn"}]}, "TCP flags"),
     ({"once": True}, "once"),

@@ -110,7 +110,7 @@ FrameBuilder& FrameBuilder::type(std::uint16_t ethertype) { return be16(ethertyp
 FrameBuilder& FrameBuilder::ipv4(const Ipv4& header) {
   frame_.push_back(static_cast<std::uint8_t>(header.version << 4 | (header.ihl & 15)));
   frame_.push_back(static_cast<std::uint8_t>(header.dscp << 2 | 1));  // ECN must not matter
-  be16(header.total_length).be16(0x1234);
+  be16(header.total_length).be16(header.id);
   be16(static_cast<std::uint16_t>((header.more ? 0x2000 : 0x4000) | (header.offset & 0x1fff)));
   frame_.push_back(64);
   frame_.push_back(header.proto);

@@ -64,6 +64,7 @@ class FrameBuilder {
     std::uint16_t offset = 0;        ///< of a fragment, in units of 8 bytes
     bool more = false;               ///< MF
     std::uint16_t total_length = 0;  ///< nobody looks at it
+    std::uint16_t id = 0x1234;
   };
   struct Ipv6 {
     std::array<std::uint8_t, 16> src{0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};

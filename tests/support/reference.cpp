@@ -13,6 +13,9 @@ using config::Range;
 using View = std::span<const std::uint8_t>;
 
 std::uint32_t be16(View bytes, std::size_t at) { return bytes[at] * 256U + bytes[at + 1]; }
+std::uint32_t be32(View bytes, std::size_t at) {
+  return be16(bytes, at) * 65536U + be16(bytes, at + 2);
+}
 
 /// The rest of `bytes` behind the first n; nothing if there are fewer.
 View behind(View bytes, std::size_t n) { return bytes.size() < n ? View{} : bytes.subspan(n); }
@@ -40,6 +43,7 @@ void read_ipv4(Fields& fields, View packet) {
   fields.proto = packet[9];
   fields.dscp = packet[1] / 4;
   fields.fragment = more || offset > 0;
+  if (*fields.fragment) fields.fragment_id = be16(packet, 4);
   if (offset == 0) read_transport(fields, behind(packet, packet[0] % 16 * 4U));
 }
 
@@ -59,6 +63,7 @@ void read_ipv6(Fields& fields, View packet) {
     if (type == 44) {
       size = 8;
       fields.fragment = true;
+      fields.fragment_id = be32(rest, 4);
       if (be16(rest, 2) / 8 > 0) return;
     } else if (type == 51) {
       size = 8 + rest[1] * 4U;
@@ -181,6 +186,7 @@ vtap_key expected_key(const Fields& fields) {
   key.dscp = static_cast<std::uint8_t>(fields.dscp.value_or(VTAP_NO_DSCP));
   key.fragment = fields.fragment ? static_cast<std::uint8_t>(*fields.fragment)
                                  : std::uint8_t{VTAP_NO_FRAGMENT};
+  key.fragment_id = fields.fragment_id.value_or(0);
   return key;
 }
 

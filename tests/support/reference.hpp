@@ -35,6 +35,7 @@ struct Fields {
   std::optional<std::uint32_t> proto;
   std::optional<std::uint32_t> dscp;
   std::optional<bool> fragment;
+  std::optional<std::uint32_t> fragment_id;  ///< of fragments
   std::optional<Ports> ports;
   std::optional<std::uint32_t> tcp_flags;
 };

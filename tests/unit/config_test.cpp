@@ -52,6 +52,10 @@ std::string policy(const std::string& lines) {
 std::string rule(const std::string& lines) {
   return policy(lines + "\nname = \"p\"\nmonitors = [\"ids\"]");
 }
+/// A meter that thins what exceeds its rate, so that it may have a peak rate.
+std::string thinned(const std::string& keys) {
+  return rule("meter = { " + keys + ", exceed = { one_in = 2 } }");
+}
 std::string match(const std::string& keys) { return rule("match = [{ " + keys + " }]"); }
 constexpr std::uint32_t kMatchColumn = 12;  // of the first character of `keys`
 
@@ -360,9 +364,61 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"BurstBytesOfPackets", rule("meter = { rate = \"1kpps\", burst = \"9KB\" }"), 2, 35,
                 "a number of packets"},
         Refusal{"BurstNegative", rule("meter = { rate = \"1kpps\", burst = -1 }"), 2, 35, "range"},
+        Refusal{"PeakUnit", thinned("rate = \"1Mbit/s\", peak_rate = \"9kpps\""), 2, 41,
+                "write it in bits"},
+        Refusal{"PeakUnitPackets", thinned("rate = \"1kpps\", peak_rate = \"9Mbit/s\""), 2, 39,
+                "write it in packets"},
+        Refusal{"PeakLow", thinned("rate = \"2kpps\", peak_rate = \"1999pps\""), 2, 39,
+                "below the rate"},
+        Refusal{"PeakType", thinned("rate = \"2kpps\", peak_rate = 3"), 2, 39, "a string"},
+        Refusal{"PeakNoExceed", rule("meter = { rate = \"2kpps\", peak_rate = \"3kpps\" }"), 2, 39,
+                "write exceed = { slice = 128 }"},
+        Refusal{"PeakDrop",
+                rule("meter = { rate = \"2kpps\", peak_rate = \"3kpps\", exceed = \"drop\" }"), 2,
+                57, "between the rate and the peak rate"},
+        Refusal{"PeakBurstAlone", rule("meter = { rate = \"2kpps\", peak_burst = 3 }"), 2, 40,
+                "belongs to a peak_rate"},
+        Refusal{"PeakBurstUnit",
+                thinned("rate = \"2kpps\", peak_rate = \"3kpps\", peak_burst = \"9KB\""), 2, 61,
+                "a number of packets"},
+        Refusal{"ExceedWord", rule("meter = { rate = \"2kpps\", exceed = \"cut\" }"), 2, 36,
+                "\"drop\", { slice = 128 }"},
+        Refusal{"ExceedType", rule("meter = { rate = \"2kpps\", exceed = 128 }"), 2, 36,
+                "\"drop\", { slice = 128 }"},
+        Refusal{"ExceedNothing", rule("meter = { rate = \"2kpps\", exceed = {} }"), 2, 36,
+                "write one"},
+        Refusal{"ExceedBoth",
+                rule("meter = { rate = \"2kpps\", exceed = { slice = 64, one_in = 2 } }"), 2, 36,
+                "write one"},
+        Refusal{"ExceedKey",
+                rule("meter = { rate = \"2kpps\", exceed = { slice = 64, onein = 2 } }"), 2, 50,
+                "\"one_in\"?"},
+        Refusal{"ExceedSlice", rule("meter = { rate = \"2kpps\", exceed = { slice = 13 } }"), 2, 46,
+                "14 to 65535"},
+        Refusal{"ExceedOneIn", rule("meter = { rate = \"2kpps\", exceed = { one_in = 0 } }"), 2, 47,
+                "1 to 4294967295"},
+        Refusal{"PerWord", rule("meter = { rate = \"2kpps\", per = \"source\" }"), 2, 33,
+                "src, dst, flow"},
+        Refusal{"PerType", rule("meter = { rate = \"2kpps\", per = 1 }"), 2, 33, "src, dst, flow"},
+        Refusal{"EntriesAlone", rule("meter = { rate = \"2kpps\", entries = 5 }"), 2, 37,
+                "belongs to per"},
+        Refusal{"EntriesMany",
+                rule("meter = { rate = \"2kpps\", per = \"src\", entries = 16777217 }"), 2, 50,
+                "1 to 16777216"},
+        Refusal{"HeadZero", rule("head = 0"), 2, 8, "1 to 4294967295"},
+        Refusal{"HeadType", rule("head = \"5\""), 2, 8, "an integer"},
+        Refusal{"SliceNoAfter", rule("slice = { bytes = 64 }"), 2, 9, "after = 10"},
+        Refusal{"SliceNoBytes", rule("slice = { after = 3 }"), 2, 9, "bytes = 128"},
+        Refusal{"SliceAfterZero", rule("slice = { bytes = 64, after = 0 }"), 2, 31,
+                "1 to 4294967295"},
+        Refusal{"SliceBytesShort", rule("slice = { bytes = 13, after = 1 }"), 2, 19, "14 to 65535"},
+        Refusal{"SliceKey", rule("slice = { bytes = 64, after = 1, before = 1 }"), 2, 34,
+                "unknown key \"before\""},
+        Refusal{"FlowEntriesAlone", rule("slice = 64\nflow_entries = 5"), 3, 16, "belongs to head"},
+        Refusal{"FlowEntriesZero", rule("head = 1\nflow_entries = 0"), 3, 16, "1 to 16777216"},
         Refusal{"SliceShort", rule("slice = 13"), 2, 9, "14 to 65535"},
         Refusal{"SliceLong", rule("slice = 65536"), 2, 9, "14 to 65535"},
-        Refusal{"SliceType", rule("slice = \"64\""), 2, 9, "an integer"}),
+        Refusal{"SliceType", rule("slice = \"64\""), 2, 9, "an integer or {"}),
     name_of);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -745,6 +801,30 @@ TEST(Config, Rates) {
   EXPECT_EQ(meter("rate = \"1Mbit/s\", burst = \"64KB\"").burst, 64'000U);
   EXPECT_EQ(meter("rate = \"1Mbit/s\", burst = \"1.5MiB\"").burst, 1'572'864U);
   EXPECT_EQ(meter("rate = \"1Mbit/s\", burst = 9000").burst, 9000U);
+
+  const Meter plain = meter("rate = \"1Mbit/s\", exceed = \"drop\"");
+  EXPECT_EQ(plain.exceed_slice, 0U);
+  EXPECT_EQ(plain.exceed_one_in, 0U);
+  EXPECT_EQ(plain.peak_per_second, 0U);
+  EXPECT_EQ(plain.per, Per::policy);
+  const Meter two = meter(
+      "rate = \"8Mbit/s\", peak_rate = \"80Mbit/s\", exceed = { slice = 96 }, per = \"flow\", "
+      "entries = 1000");
+  EXPECT_EQ(two.bits_per_second, 8'000'000U);
+  EXPECT_EQ(two.burst, 100'000U);
+  EXPECT_EQ(two.peak_per_second, 80'000'000U);
+  EXPECT_EQ(two.peak_burst, 1'000'000U);
+  EXPECT_EQ(two.exceed_slice, 96U);
+  EXPECT_EQ(two.per, Per::flow);
+  EXPECT_EQ(two.entries, 1000U);
+  const Meter packets = meter(
+      "rate = \"1kpps\", peak_rate = \"1kpps\", peak_burst = 7, exceed.one_in = 5, per = \"dst\"");
+  EXPECT_EQ(packets.peak_per_second, 1000U);
+  EXPECT_EQ(packets.peak_burst, 7U);
+  EXPECT_EQ(packets.exceed_one_in, 5U);
+  EXPECT_EQ(packets.per, Per::dst);
+  EXPECT_EQ(packets.entries, 65536U);
+  EXPECT_EQ(meter("rate = \"1kpps\", per = \"src\"").per, Per::src);
 }
 
 TEST(Config, ValuesAtTheirBounds) {
@@ -767,6 +847,14 @@ TEST(Config, ValuesAtTheirBounds) {
             (std::vector<Prefix>{{false, 25, {10, 0, 0, 128}}}));
   EXPECT_EQ(good(rule("sample.flows = 1")).policies.at(0).sample->flows, 1.0);
   EXPECT_EQ(good(rule("slice = 14")).policies.at(0).slice, 14U);
+  EXPECT_EQ(good(rule("slice = 14")).policies.at(0).slice_after, 0U);
+  const auto flows =
+      good(rule("slice = { bytes = 96, after = 4 }\nhead = 4294967295\nflow_entries = 77"));
+  EXPECT_EQ(flows.policies.at(0).slice, 96U);
+  EXPECT_EQ(flows.policies.at(0).slice_after, 4U);
+  EXPECT_EQ(flows.policies.at(0).head, 4294967295U);
+  EXPECT_EQ(flows.policies.at(0).flow_entries, 77U);
+  EXPECT_EQ(good(rule("head = 1")).policies.at(0).flow_entries, 65536U);
 }
 
 TEST(Config, PossibleCombinations) {
@@ -804,10 +892,19 @@ TEST_P(Warned, OneWarningAtItsPlace) {
 
 INSTANTIATE_TEST_SUITE_P(
     Config, Warned,
-    testing::Values(Warning{"NoPolicy", join({kTap, kMonitor}), 1, 1, "[[policy]]"},
-                    Warning{"LongSlice", rule("slice = 2049"), 2, 9, "2048 bytes"},
-                    Warning{"SmallBurst", rule("meter = { rate = \"1Mbit/s\", burst = 2047 }"), 2,
-                            37, "longer than the burst"}),
+    testing::Values(
+        Warning{"NoPolicy", join({kTap, kMonitor}), 1, 1, "[[policy]]"},
+        Warning{"LongSlice", rule("slice = 2049"), 2, 9, "2048 bytes"},
+        Warning{"LongSliceAfter", rule("slice = { bytes = 2049, after = 1 }"), 2, 19, "2048 bytes"},
+        Warning{"LongExceed", rule("meter = { rate = \"1kpps\", exceed = { slice = 2049 } }"), 2,
+                46, "2048 bytes"},
+        Warning{"SliceBehindHead", rule("head = 5\nslice = { bytes = 64, after = 5 }"), 3, 9,
+                "by head"},
+        Warning{"SmallPeakBurst",
+                thinned("rate = \"1Mbit/s\", peak_rate = \"2Mbit/s\", peak_burst = 2047"), 2, 65,
+                "longer than the burst"},
+        Warning{"SmallBurst", rule("meter = { rate = \"1Mbit/s\", burst = 2047 }"), 2, 37,
+                "longer than the burst"}),
     [](const auto& instance) { return instance.param.name; });
 
 TEST(Config, FormatIsOneLine) {

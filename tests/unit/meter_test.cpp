@@ -5,8 +5,10 @@
 
 #include <atomic>
 #include <bit>
+#include <cstring>
 #include <thread>
 
+#include "pipeline/flow.hpp"
 #include "support/frames.hpp"
 #include "support/threads.hpp"
 
@@ -16,6 +18,8 @@ namespace {
 using pipeline::Burst;
 using pipeline::for_each_frame;
 using pipeline::FrameSet;
+using pipeline::HostMeter;
+using pipeline::Marker;
 using pipeline::Meter;
 
 constexpr std::uint64_t kSecond = 1'000'000'000;
@@ -223,6 +227,334 @@ TEST(Meter, ThreadsShareOneRate) {
   }
   for (auto& thread : threads) thread.join();
   expect_within_2_percent(passed, kRate * 10);
+}
+
+// ---- two rates, three colours
+
+enum class Colour { green, yellow, red };
+
+/// RFC 2698, colour-blind, to the letter, in whole bytes (or packets): time goes in microseconds,
+/// rates are whole units per microsecond.
+class NaiveMarker {
+ public:
+  NaiveMarker(std::uint64_t cir, std::uint64_t cbs, std::uint64_t pir, std::uint64_t pbs)
+      : cir_(cir), cbs_(cbs), pir_(pir), pbs_(pbs), tc_(cbs), tp_(pbs) {}
+
+  Colour mark(std::uint64_t us, std::uint64_t units) {
+    tc_ = std::min(cbs_, tc_ + (us - last_) * cir_);
+    tp_ = std::min(pbs_, tp_ + (us - last_) * pir_);
+    last_ = us;
+    if (tp_ < units) return Colour::red;
+    tp_ -= units;
+    if (tc_ < units) return Colour::yellow;
+    tc_ -= units;
+    return Colour::green;
+  }
+
+ private:
+  std::uint64_t cir_, cbs_, pir_, pbs_, tc_, tp_;
+  std::uint64_t last_ = 0;
+};
+
+Colour colour_of(const Marker::Marked& marked, std::uint32_t frame) {
+  if ((marked.green >> frame & 1) != 0) return Colour::green;
+  return (marked.yellow >> frame & 1) != 0 ? Colour::yellow : Colour::red;
+}
+
+/// Rates that are whole per microsecond, and so that a byte is a whole number of ticks: then there
+/// is nothing to round, and the bucket's slack is less than the smallest step of the tokens.
+struct TwoRates {
+  std::uint64_t cir, cbs, pir, pbs;
+};
+TwoRates random_rates(Random& random, bool packets) {
+  static constexpr std::array<std::uint64_t, 6> kRates{1, 2, 4, 5, 8, 10};
+  const std::uint64_t cir = random.pick(kRates);
+  const std::uint64_t pir = std::max(cir, random.pick(kRates));
+  const std::uint32_t least = packets ? 1 : 64;
+  return {cir, random.between(least, packets ? 100 : 20'000), pir,
+          random.between(least, packets ? 100 : 20'000)};
+}
+config::Meter two_rates(const TwoRates& rates, bool packets) {
+  config::Meter meter = packets ? packets_meter(rates.cir * 1'000'000, rates.cbs)
+                                : bytes_meter(rates.cir * 8'000'000, rates.cbs);
+  meter.peak_per_second = rates.pir * (packets ? 1'000'000 : 8'000'000);
+  meter.peak_burst = rates.pbs;
+  meter.exceed_slice = 64;
+  return meter;
+}
+
+/// Frames that come together now and then, at about the peak rate over all.
+Burst random_burst(Random& random, std::uint64_t& us, std::uint64_t rate, bool packets) {
+  Burst burst;
+  std::uint64_t units = 0;
+  for (std::uint32_t n = random.between(1, 64); n > 0; --n) {
+    burst.push({}, random.between(60, 1514), 0);
+    units += packets ? 1 : burst.length[burst.size - 1];
+  }
+  us += random.below(static_cast<std::uint32_t>(2 * units / rate) + 1);
+  return burst;
+}
+
+TEST(Marker, ColoursAreThoseOfRfc2698) {
+  std::array<std::uint64_t, 3> seen{};
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    for (const bool packets : {false, true}) {
+      Random random(seed);
+      const TwoRates rates = random_rates(random, packets);
+      Marker marker(two_rates(rates, packets));
+      NaiveMarker naive(rates.cir, rates.cbs, rates.pir, rates.pbs);
+      std::uint64_t us = 0;
+      for (int round = 0; round < 300; ++round) {
+        const Burst burst = random_burst(random, us, rates.pir, packets);
+        const auto marked = marker.mark(burst.all(), burst, us * 1000);
+        for (std::uint32_t i = 0; i < burst.size; ++i) {
+          const Colour expected = naive.mark(us, packets ? 1 : burst.length[i]);
+          ASSERT_EQ(colour_of(marked, i), expected) << "seed " << seed << ", round " << round;
+          ++seen[static_cast<std::size_t>(expected)];
+        }
+        ASSERT_EQ(marked.green | marked.yellow | marked.red, burst.all());
+        ASSERT_EQ(marked.green & marked.yellow, 0U);
+        ASSERT_EQ((marked.green | marked.yellow) & marked.red, 0U);
+      }
+    }
+  }
+  for (const std::uint64_t frames : seen) EXPECT_GT(frames, 100'000U);
+}
+
+/// Each host has its own two buckets.
+TEST(Marker, ColoursPerHostAreThoseOfRfc2698) {
+  constexpr std::uint32_t kHosts = 20;
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Random random(seed);
+    const TwoRates rates = random_rates(random, false);
+    auto config = two_rates(rates, false);
+    config.per = seed % 2 == 0 ? config::Per::src : config::Per::dst;
+    Marker marker(config);
+    std::vector<NaiveMarker> naive(kHosts, {rates.cir, rates.cbs, rates.pir, rates.pbs});
+    std::uint64_t us = 0;
+    for (int round = 0; round < 500; ++round) {
+      Burst burst = random_burst(random, us, rates.pir * kHosts, false);
+      std::vector<std::uint32_t> hosts;
+      for (std::uint32_t i = 0; i < burst.size; ++i) {
+        // One of them sends much more than the others.
+        hosts.push_back(random.percent(50) ? 0 : random.below(kHosts));
+        burst.key[i] = {};
+        burst.key[i].family = VTAP_L3_IPV4;
+        (seed % 2 == 0 ? burst.key[i].src : burst.key[i].dst)[3] =
+            static_cast<std::uint8_t>(hosts[i]);
+        (seed % 2 == 0 ? burst.key[i].dst : burst.key[i].src)[3] = random.byte();
+      }
+      const auto marked = marker.mark(burst.all(), burst, us * 1000);
+      for (std::uint32_t i = 0; i < burst.size; ++i) {
+        ASSERT_EQ(colour_of(marked, i), naive[hosts[i]].mark(us, burst.length[i]))
+            << "seed " << seed << ", round " << round;
+      }
+    }
+  }
+}
+
+/// No time passes: 10 conform; of 30, with a peak burst, 15 more are within the peak.
+config::Meter ten_of(std::uint64_t peak_burst = 0) {
+  config::Meter meter = packets_meter(1, 10);
+  if (peak_burst != 0) {
+    meter.peak_per_second = 1;
+    meter.peak_burst = peak_burst;
+  }
+  return meter;
+}
+constexpr FrameSet first(std::uint32_t frames) { return (FrameSet{1} << frames) - 1; }
+
+TEST(Marker, WithoutAPeakRateWhatExceedsIsYellow) {
+  Marker marker(ten_of());
+  const auto marked = marker.mark(first(30), burst_of(30, 64), 0);
+  EXPECT_EQ(marked.green, first(10));
+  EXPECT_EQ(marked.yellow, first(30) & ~first(10));
+  EXPECT_EQ(marked.red, 0U);
+  EXPECT_EQ(marked.passed, first(10));
+  EXPECT_EQ(marked.cut, 0U);
+}
+
+TEST(Marker, ExceedSliceLetsYellowPassAndNotRed) {
+  for (const std::uint64_t peak_burst : {0, 25}) {
+    auto config = ten_of(peak_burst);
+    config.exceed_slice = 64;
+    Marker marker(config);
+    const auto marked = marker.mark(first(30), burst_of(30, 64), 0);
+    const std::uint32_t passed = peak_burst == 0 ? 30 : 25;
+    EXPECT_EQ(marked.passed, first(passed));
+    EXPECT_EQ(marked.cut, first(passed) & ~first(10));
+    EXPECT_EQ(marked.red, first(30) & ~first(passed));
+  }
+}
+
+TEST(Marker, ExceedOneInThinsYellowAndNotGreen) {
+  auto config = ten_of(26);
+  config.exceed_one_in = 4;
+  Marker marker(config);
+  auto marked = marker.mark(first(30), burst_of(30, 64), 0);
+  EXPECT_EQ(marked.passed, first(10) | FrameSet{1} << 10 | FrameSet{1} << 14 | FrameSet{1} << 18 |
+                               FrameSet{1} << 22);
+  EXPECT_EQ(marked.cut, 0U);
+  // Counting goes on where it was: 16 have exceeded, so the next one is a fourth again.
+  marked = marker.mark(first(3), burst_of(3, 64), 2'000'000'000);
+  EXPECT_EQ(marked.green, first(2));
+  EXPECT_EQ(marked.passed, first(2)) << "the third is red";
+}
+
+/// Real threads, and time stands still: exactly what the buckets hold, of each colour.
+TEST(Marker, ColoursAreExactOverAllThreads) {
+  constexpr std::uint32_t kThreads = 4;
+  constexpr std::uint64_t kRounds = 20'000;
+  for (const auto per : {config::Per::policy, config::Per::src}) {
+    config::Meter config = packets_meter(1, 100'001);
+    config.peak_per_second = 1;
+    config.peak_burst = 300'003;
+    config.exceed_one_in = 7;
+    config.per = per;
+    Marker marker(config);
+    std::atomic<std::uint64_t> green{0};
+    std::atomic<std::uint64_t> yellow{0};
+    std::atomic<std::uint64_t> passed{0};
+    std::vector<std::thread> threads;
+    for (std::uint32_t t = 0; t < kThreads; ++t) {
+      threads.push_back(thread_on(t, [&] {
+        const Burst burst = burst_of(5, 64);
+        for (std::uint64_t round = 0; round < kRounds; ++round) {
+          const auto marked = marker.mark(burst.all(), burst, 0);
+          green += amount(marked.green, burst).frames;
+          yellow += amount(marked.yellow, burst).frames;
+          passed += amount(marked.passed, burst).frames;
+        }
+      }));
+    }
+    for (auto& thread : threads) thread.join();
+    EXPECT_EQ(green, 100'001U);
+    EXPECT_EQ(yellow, 200'002U);
+    EXPECT_EQ(passed, 100'001U + (200'002U + 6) / 7);
+  }
+}
+
+// ---- one bucket per host or flow
+
+config::Meter per(config::Per owner, config::Meter meter, std::uint32_t entries = 65536) {
+  meter.per = owner;
+  meter.entries = entries;
+  return meter;
+}
+
+vtap_key key_of(std::uint32_t src, std::uint32_t dst, std::uint16_t sport = 1) {
+  vtap_key key{};
+  key.family = VTAP_L3_IPV4;
+  key.proto = 17;
+  std::memcpy(key.src, &src, sizeof(src));
+  std::memcpy(key.dst, &dst, sizeof(dst));
+  key.sport = sport;
+  key.dport = 53;
+  return key;
+}
+
+bool conforms(HostMeter& meter, const vtap_key& key, std::uint64_t now = 0) {
+  Burst burst;
+  burst.push({}, 64, 0);
+  burst.key[0] = key;
+  burst.transport[0] = pipeline::own_transport(key);
+  return meter.conforming(1, burst, now) != 0;
+}
+
+/// 1000 mice below their rate get all of it, whatever one elephant sends; and that gets its rate.
+TEST(HostMeter, OneElephantDoesNotStarveAThousandMice) {
+  constexpr std::uint32_t kMice = 1000;
+  constexpr std::uint64_t kRate = 100;
+  HostMeter meter(per(config::Per::src, packets_meter(kRate, 10)), 1);
+  std::uint64_t elephant = 0;
+  Random random(1);
+  for (std::uint32_t ms = 0; ms < 5000; ++ms) {
+    const std::uint64_t now = std::uint64_t{ms} * 1'000'000;
+    for (int i = 0; i < 20; ++i) elephant += conforms(meter, key_of(0, random.below(9)), now);
+    for (std::uint32_t mouse = 1 + ms % 20; mouse <= kMice; mouse += 20) {
+      ASSERT_TRUE(conforms(meter, key_of(mouse, 0), now)) << "50 a second of 100";
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(elephant), 5.0 * kRate + 10, 2);
+}
+
+TEST(HostMeter, WhoOwnsABucket) {
+  const auto second_conforms = [](config::Per owner, const vtap_key& a, const vtap_key& b) {
+    HostMeter meter(per(owner, packets_meter(1, 1)), 1);
+    EXPECT_TRUE(conforms(meter, a));
+    return conforms(meter, b);
+  };
+  const vtap_key base = key_of(1, 2, 3);
+  const vtap_key answer = [&] {
+    vtap_key key = key_of(2, 1);
+    key.sport = base.dport;
+    key.dport = base.sport;
+    return key;
+  }();
+  EXPECT_FALSE(second_conforms(config::Per::src, base, key_of(1, 9, 9)));
+  EXPECT_TRUE(second_conforms(config::Per::src, base, key_of(9, 2, 3)));
+  EXPECT_FALSE(second_conforms(config::Per::dst, base, key_of(9, 2, 9)));
+  EXPECT_TRUE(second_conforms(config::Per::dst, base, key_of(1, 9, 3)));
+  EXPECT_FALSE(second_conforms(config::Per::flow, base, base));
+  EXPECT_FALSE(second_conforms(config::Per::flow, base, answer));
+  EXPECT_TRUE(second_conforms(config::Per::flow, base, key_of(1, 2, 4)));
+
+  vtap_key v6 = base;
+  v6.family = VTAP_L3_IPV6;
+  EXPECT_TRUE(second_conforms(config::Per::src, base, v6)) << "the same bytes, another address";
+  v6.src[15] = 1;
+  vtap_key v6b = v6;
+  v6b.src[15] = 2;
+  EXPECT_TRUE(second_conforms(config::Per::src, v6, v6b)) << "all of the address counts";
+
+  vtap_key arp{};
+  arp.smac[5] = 1;
+  arp.dmac[5] = 2;
+  vtap_key other = arp;
+  other.smac[5] = 3;
+  for (const auto owner : {config::Per::src, config::Per::flow}) {
+    EXPECT_FALSE(second_conforms(owner, arp, arp)) << "by its MAC";
+    EXPECT_TRUE(second_conforms(owner, arp, other));
+  }
+  EXPECT_FALSE(second_conforms(config::Per::dst, arp, other));
+}
+
+/// What owes most stays: addresses that come and go do not give an elephant a new bucket.
+TEST(HostMeter, ManyAddressesDoNotPushOutADebt) {
+  HostMeter meter(per(config::Per::src, packets_meter(1000, 100), 64), 1);
+  std::uint64_t elephant = 0;
+  std::uint32_t address = 1;
+  for (std::uint64_t ms = 0; ms < 2000; ++ms) {
+    const std::uint64_t now = ms * 1'000'000;
+    for (int i = 0; i < 10; ++i) elephant += conforms(meter, key_of(0, 0), now);
+    for (int i = 0; i < 50; ++i) EXPECT_TRUE(conforms(meter, key_of(address++, 0), now));
+  }
+  EXPECT_NEAR(static_cast<double>(elephant), 2000 + 100, 2);
+}
+
+TEST(HostMeter, NoTokenOfAnyHostIsTakenTwice) {
+  constexpr std::uint32_t kThreads = 4;
+  constexpr std::uint32_t kHosts = 2000;
+  constexpr std::uint64_t kTokens = 25;
+  HostMeter meter(per(config::Per::src, packets_meter(1, kTokens)), 1);
+  std::atomic<std::uint32_t> ready{0};
+  std::atomic<std::uint64_t> passed{0};
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < kThreads; ++t) {
+    threads.push_back(thread_on(t, [&] {
+      std::uint64_t mine = 0;
+      ++ready;
+      while (ready < kThreads) std::this_thread::yield();
+      for (std::uint32_t host = 0; host < kHosts; ++host) {
+        Burst burst = burst_of(16, 64);
+        for (std::uint32_t i = 0; i < burst.size; ++i) burst.key[i] = key_of(host, i);
+        mine += amount(meter.conforming(burst.all(), burst, 0), burst).frames;
+      }
+      passed += mine;
+    }));
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(passed, kHosts * kTokens);
 }
 
 }  // namespace

@@ -259,6 +259,123 @@ TEST(Pipeline, FlowSamplesReadTheFrameThoughNoMatchDoes) {
   EXPECT_LT(broker.sink(0).sent().size(), 54U);
 }
 
+config::Meter packets_at_once(std::uint64_t burst) {
+  return {.bits_per_second = 0, .packets_per_second = 1, .burst = burst};
+}
+
+TEST(Pipeline, HeadLetsTheFirstPacketsOfEachFlowPass) {
+  auto policy = policy_to({0});
+  policy.head = 3;
+  MemoryBroker broker(config_of(1, {policy}));
+  std::vector<Arrival> arrivals;
+  for (std::uint8_t i = 0; i < 64; ++i) arrivals.push_back(udp_frame(i, i % 8));
+  broker.send(arrivals);
+  std::vector<Bytes> expected;
+  for (std::size_t i = 0; i < 24; ++i) expected.push_back(arrivals[i].bytes);
+  EXPECT_EQ(broker.sink(0).sent(), expected);
+  const auto& counters = broker.pipeline().policy_counters()[0];
+  EXPECT_EQ(counters.matched_frames.read(), 64U);
+  EXPECT_EQ(counters.dropped_head.read(), 40U);
+  broker.send(arrivals, 61'000'000'000);
+  EXPECT_EQ(broker.sink(0).sent().size(), 48U) << "flows that were idle are new";
+}
+
+TEST(Pipeline, SliceAfterKeepsTheFirstPacketsWhole) {
+  auto policy = policy_to({0}, {}, 60);
+  policy.slice_after = 2;
+  MemoryBroker broker(config_of(1, {policy}));
+  std::vector<Arrival> arrivals;
+  std::vector<Bytes> expected;
+  for (std::uint8_t i = 0; i < 20; ++i) {
+    arrivals.push_back(udp_frame(i, i % 4));
+    expected.push_back(i < 8 ? arrivals[i].bytes : cut(arrivals[i].bytes, 60));
+  }
+  broker.send(arrivals);
+  EXPECT_EQ(broker.sink(0).sent(), expected);
+  EXPECT_EQ(broker.pipeline().policy_counters()[0].dropped_head.read(), 0U);
+}
+
+TEST(Pipeline, HeadAndSliceAfterCountWhatIsLeftOfTheSampleAndBeforeTheMeter) {
+  auto policy = policy_to({0}, {}, 60);
+  policy.sample = {.one_in = 2, .flows = {}};
+  policy.head = 8;
+  policy.slice_after = 3;
+  policy.meter = packets_at_once(5);
+  MemoryBroker broker(config_of(1, {policy}));
+  std::vector<Arrival> arrivals;
+  for (std::uint8_t i = 0; i < 40; ++i) arrivals.push_back(udp_frame(i));
+  broker.send(arrivals);
+  const auto& counters = broker.pipeline().policy_counters()[0];
+  EXPECT_EQ(counters.dropped_sample.read(), 20U);
+  EXPECT_EQ(counters.dropped_head.read(), 12U);
+  EXPECT_EQ(counters.dropped_meter.read(), 3U);
+  EXPECT_EQ(counters.green_frames.read(), 5U);
+  EXPECT_EQ(counters.yellow_frames.read(), 3U);
+  EXPECT_EQ(broker.sink(0).sent(),
+            (std::vector{arrivals[0].bytes, arrivals[2].bytes, arrivals[4].bytes,
+                         cut(arrivals[6].bytes, 60), cut(arrivals[8].bytes, 60)}));
+}
+
+TEST(Pipeline, WhatExceedsTheRateIsSlicedAndTheShorterSliceWins) {
+  for (const std::uint32_t slice : {30U, 100U}) {
+    auto policy = policy_to({0}, {}, slice);
+    policy.meter = packets_at_once(2);
+    policy.meter->exceed_slice = 50;
+    policy.meter->peak_per_second = 1;
+    policy.meter->peak_burst = 3;
+    MemoryBroker broker(config_of(1, {policy}));
+    const std::vector<Arrival> arrivals{udp_frame(1), udp_frame(2), udp_frame(3), udp_frame(4)};
+    broker.send(arrivals);
+    EXPECT_EQ(broker.sink(0).sent(),
+              (std::vector{cut(arrivals[0].bytes, slice), cut(arrivals[1].bytes, slice),
+                           cut(arrivals[2].bytes, std::min(slice, 50U))}));
+    const auto& counters = broker.pipeline().policy_counters()[0];
+    EXPECT_EQ(counters.green_frames.read(), 2U);
+    EXPECT_EQ(counters.yellow_frames.read(), 1U);
+    EXPECT_EQ(counters.red_frames.read(), 1U);
+    EXPECT_EQ(counters.dropped_meter.read(), 1U);
+  }
+}
+
+TEST(Pipeline, MetersPerHostReadTheFrameThoughNoMatchDoes) {
+  for (const auto per : {config::Per::src, config::Per::dst, config::Per::flow}) {
+    auto policy = policy_to({0});
+    policy.meter = packets_at_once(2);
+    policy.meter->per = per;
+    MemoryBroker broker(config_of(1, {policy}));
+    std::vector<Arrival> arrivals;
+    for (std::uint8_t i = 0; i < 20; ++i) {
+      const FrameBuilder::Ipv4 ip{.src = {10, 0, 0, static_cast<std::uint8_t>(i % 4)},
+                                  .dst = {10, 0, 1, static_cast<std::uint8_t>(i % 4)}};
+      arrivals.push_back({FrameBuilder().ethernet().type(0x0800).ipv4(ip).udp(1, 2).build(), 0});
+    }
+    broker.send(arrivals);
+    EXPECT_EQ(broker.sink(0).sent().size(), 8U);
+    EXPECT_EQ(broker.pipeline().policy_counters()[0].dropped_meter.read(), 12U);
+  }
+}
+
+/// The first one is of no interest to the policy, but tells the flow of the others.
+TEST(Pipeline, FragmentsAreCountedWithTheirFlow) {
+  auto policy = policy_to({0}, {{.length = {{200, 2000}}}});
+  policy.head = 2;
+  MemoryBroker broker(config_of(1, {policy}));
+  const auto frame = [](std::uint16_t offset, bool more, std::size_t payload) {
+    FrameBuilder::Ipv4 ip;
+    ip.offset = offset;
+    ip.more = more;
+    FrameBuilder built;
+    built.ethernet().type(0x0800).ipv4(ip);
+    if (offset == 0) built.udp(1000, 53);
+    return Arrival{built.payload(payload).build(), 0};
+  };
+  const std::vector<Arrival> arrivals{frame(0, true, 8), frame(2, true, 300), frame(0, false, 400),
+                                      frame(40, false, 300), frame(0, false, 500)};
+  broker.send(arrivals);
+  EXPECT_EQ(broker.sink(0).sent(), bytes_of({arrivals[1], arrivals[2]}));
+  EXPECT_EQ(broker.pipeline().policy_counters()[0].dropped_head.read(), 2U);
+}
+
 /// More policies than a word has bits.
 TEST(Pipeline, HundredsOfPoliciesEachCountTheirOwn) {
   std::vector<config::Policy> policies;
@@ -322,10 +439,25 @@ class Ledger : public testing::TestWithParam<std::uint64_t> {
       if (random_.percent(50)) policy.match = {udp_to(53)};
       if (random_.percent(30)) policy.slice = random_.between(14, 200);
       if (random_.percent(30)) policy.sample = {.one_in = random_.between(1, 5), .flows = {}};
-      if (random_.percent(30)) policy.meter = {8'000'000, 0, 5000};
+      if (random_.percent(50)) policy.meter = random_meter();
+      if (random_.percent(30)) policy.head = random_.between(1, 100);
+      if (random_.percent(30)) policy.slice_after = random_.between(1, 100);
       policies.push_back(std::move(policy));
     }
     return config_of(kMonitors, std::move(policies));
+  }
+
+  config::Meter random_meter() {
+    static constexpr std::array kOwners{config::Per::policy, config::Per::src, config::Per::flow};
+    config::Meter meter{8'000'000, 0, 5000};
+    if (random_.percent(30)) meter.exceed_slice = random_.between(14, 200);
+    if (meter.exceed_slice == 0 && random_.percent(50)) meter.exceed_one_in = random_.between(1, 9);
+    if (random_.percent(50)) {
+      meter.peak_per_second = 16'000'000;
+      meter.peak_burst = 8000;
+    }
+    meter.per = random_.pick(kOwners);
+    return meter;
   }
 
   std::vector<Arrival> random_arrivals() {
@@ -373,10 +505,17 @@ class Ledger : public testing::TestWithParam<std::uint64_t> {
       for (std::size_t m = 0; m < to.size(); ++m) {
         const auto& monitor = policies[p].monitors[m];
         ASSERT_EQ(policies[p].matched_frames.read(),
-                  policies[p].dropped_sample.read() + policies[p].dropped_meter.read() +
-                      monitor.sent_frames.read() + monitor.already_sent.read());
+                  policies[p].dropped_sample.read() + policies[p].dropped_head.read() +
+                      policies[p].dropped_meter.read() + monitor.sent_frames.read() +
+                      monitor.already_sent.read());
         sent[to[m]] += monitor.sent_frames.read();
       }
+      const std::uint64_t offered = policies[p].matched_frames.read() -
+                                    policies[p].dropped_sample.read() -
+                                    policies[p].dropped_head.read();
+      ASSERT_EQ(policies[p].green_frames.read() + policies[p].yellow_frames.read() +
+                    policies[p].red_frames.read(),
+                broker_.config().policies[p].meter ? offered : 0);
     }
     for (std::uint32_t m = 0; m < kMonitors; ++m) {
       const auto& dropped = broker_.pipeline().monitor_counters()[m];

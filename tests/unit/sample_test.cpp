@@ -8,6 +8,7 @@
 #include <bit>
 #include <thread>
 
+#include "pipeline/flow.hpp"
 #include "support/frames.hpp"
 #include "support/threads.hpp"
 
@@ -15,12 +16,9 @@ namespace vtap::test {
 namespace {
 
 using pipeline::Burst;
-using pipeline::flow_hash;
+using pipeline::Fragments;
 using pipeline::FrameSet;
 using pipeline::Sampler;
-
-constexpr std::array<std::uint8_t, 6> kMacA{2, 0, 0, 0, 0, 0xa};
-constexpr std::array<std::uint8_t, 6> kMacB{2, 0, 0, 0, 0, 0xb};
 
 vtap_key parse(const Bytes& frame) {
   vtap_key key;
@@ -77,74 +75,59 @@ TEST(OneIn, IsExactOverAllThreads) {
   EXPECT_EQ(chosen, (kThreads * kRounds * count(kFrames) + kN - 1) / kN);
 }
 
-/// A packet and the answer to it.
-std::pair<Bytes, Bytes> both_ways(bool v6, std::uint8_t proto, Random& random) {
-  const std::uint16_t sport = pool::port(random);
-  const std::uint16_t dport = pool::port(random);
-  FrameBuilder there;
-  FrameBuilder back;
-  there.ethernet(kMacB, kMacA);
-  back.ethernet(kMacA, kMacB);
-  if (v6) {
-    const auto a = pool::ipv6(random);
-    const auto b = pool::ipv6(random);
-    there.type(0x86dd).ipv6({.src = a, .dst = b, .next = proto});
-    back.type(0x86dd).ipv6({.src = b, .dst = a, .next = proto});
-  } else {
-    const auto a = pool::ipv4(random);
-    const auto b = pool::ipv4(random);
-    there.type(0x0800).ipv4({.src = a, .dst = b, .proto = proto});
-    back.type(0x0800).ipv4({.src = b, .dst = a, .proto = proto});
-  }
-  there.tcp(sport, dport, 0x02).payload(20);
-  back.tcp(dport, sport, 0x12).payload(200);
-  return {there.build(), back.build()};
+/// Puts a frame into the burst's first place, as the pipeline does.
+void place(Burst& burst, Fragments& fragments, const Bytes& frame) {
+  burst.key[0] = parse(frame);
+  burst.transport[0] = fragments.transport(burst.key[0], 0);
 }
 
-TEST(Flows, BothDirectionsHaveOneHash) {
-  static constexpr std::array<std::uint8_t, 6> kProtos{6, 17, 132, 1, 58, 47};
-  Random random(1);
-  for (int i = 0; i < 2000; ++i) {
-    for (const bool v6 : {false, true}) {
-      const auto [there, back] = both_ways(v6, random.pick(kProtos), random);
-      ASSERT_EQ(flow_hash(parse(there)), flow_hash(parse(back))) << hex(there);
+/// Packets in three fragments, a whole packet and an answer: all of a flow or none of it.
+TEST(Flows, AllFragmentsStayWithTheirFlow) {
+  for (const bool v6 : {false, true}) {
+    Sampler sampler = flows(0.5);
+    Fragments fragments;
+    std::uint64_t taken = 0;
+    for (std::uint16_t port = 1; port <= 400; ++port) {
+      const auto packet = [&](std::uint16_t offset, bool more, bool back) {
+        FrameBuilder frame;
+        const bool part = offset != 0 || more;
+        if (v6) {
+          FrameBuilder::Ipv6 ip;
+          if (back) std::swap(ip.src, ip.dst);
+          ip.next = part ? 44 : 17;
+          frame.ethernet().type(0x86dd).ipv6(ip);
+          if (part) frame.fragment(17, offset, more);
+        } else {
+          FrameBuilder::Ipv4 ip;
+          if (back) std::swap(ip.src, ip.dst);
+          ip.offset = offset;
+          ip.more = more;
+          frame.ethernet().type(0x0800).ipv4(ip);
+        }
+        if (offset == 0) frame.udp(back ? 53 : port, back ? port : 53);
+        return frame.payload(64).build();
+      };
+      Burst burst;
+      FrameSet chosen = 0;
+      for (const Bytes& frame :
+           {packet(0, true, false), packet(8, true, false), packet(16, false, false),
+            packet(0, false, true), packet(0, true, true), packet(8, false, true)}) {
+        place(burst, fragments, frame);
+        chosen = chosen << 1 | sampler.chosen(1, burst);
+      }
+      ASSERT_TRUE(chosen == 0 || chosen == 0b111111) << "port " << port << ": " << chosen;
+      taken += chosen & 1;
     }
+    EXPECT_GT(taken, 150U);
+    EXPECT_LT(taken, 250U);
   }
-  const Bytes arp = FrameBuilder().ethernet(kMacB, kMacA).type(0x0806).payload(28).build();
-  const Bytes reply = FrameBuilder().ethernet(kMacA, kMacB).type(0x0806).payload(30).build();
-  EXPECT_EQ(flow_hash(parse(arp)), flow_hash(parse(reply)));
-}
-
-TEST(Flows, EveryPartOfAFlowsNameCounts) {
-  const FrameBuilder::Ipv4 ip{.proto = 6};
-  const auto hash = [](const FrameBuilder::Ipv4& header, std::uint16_t sport, std::uint16_t dport) {
-    return flow_hash(
-        parse(FrameBuilder().ethernet().type(0x0800).ipv4(header).tcp(sport, dport, 0).build()));
-  };
-  const std::uint64_t base = hash(ip, 1000, 80);
-  EXPECT_NE(hash({.src = {10, 0, 0, 9}, .proto = 6}, 1000, 80), base);
-  EXPECT_NE(hash({.dst = {10, 0, 0, 9}, .proto = 6}, 1000, 80), base);
-  EXPECT_NE(hash({.proto = 17}, 1000, 80), base);
-  EXPECT_NE(hash(ip, 1001, 80), base);
-  EXPECT_NE(hash(ip, 1000, 81), base);
-  EXPECT_NE(hash(ip, 80, 1000), base) << "ports belong to their ends";
-}
-
-TEST(Flows, AllFragmentsOfAPacketStayTogether) {
-  const auto part = [](std::uint16_t offset, bool more) {
-    FrameBuilder::Ipv4 ip{.proto = 17};
-    ip.offset = offset;
-    ip.more = more;
-    return flow_hash(parse(FrameBuilder().ethernet().type(0x0800).ipv4(ip).udp(1, 2).build()));
-  };
-  EXPECT_EQ(part(0, true), part(185, true));
-  EXPECT_EQ(part(0, true), part(370, false));
 }
 
 /// Flows of neighbouring addresses and ports, as real ones are.
 double share_taken(double share) {
   constexpr std::uint32_t kFlows = 40'000;
   Sampler sampler = flows(share);
+  Fragments fragments;
   std::uint64_t taken = 0;
   Burst burst;
   for (std::uint32_t i = 0; i < kFlows; ++i) {
@@ -152,8 +135,8 @@ double share_taken(double share) {
         .src = {10, 0, static_cast<std::uint8_t>(i / 250 % 4), static_cast<std::uint8_t>(i % 250)},
         .proto = 6};
     const auto sport = static_cast<std::uint16_t>(32768 + i / 1000);
-    burst.key[0] =
-        parse(FrameBuilder().ethernet().type(0x0800).ipv4(ip).tcp(sport, 443, 2).build());
+    place(burst, fragments,
+          FrameBuilder().ethernet().type(0x0800).ipv4(ip).tcp(sport, 443, 2).build());
     const FrameSet chosen = sampler.chosen(1, burst);
     EXPECT_EQ(sampler.chosen(1, burst), chosen) << "the same flows always";
     taken += count(chosen);

@@ -30,7 +30,13 @@ Snapshot full_snapshot() {
                      {"no_free_frame", 14}, {"stale", 15},    {"link_lost", 16}};
   port.queues = {{0, "rx+tx", true}, {1, "tx", false}};
   s.taps = {{"wan", "inline", "tee", "xdp", {port}}};
-  s.policies = {{"web", "broker", 20, 21, {{"sample", 22}, {"meter", 23}}, {{"ids", 24, 25, 26}}}};
+  s.policies = {{"web",
+                 "broker",
+                 20,
+                 21,
+                 {{"sample", 22}, {"meter", 23}},
+                 {{"ids", 24, 25, 26}},
+                 {27, 28, 29}}};
   Monitor monitor;
   monitor.name = "ids";
   monitor.port = "eth3";
@@ -60,7 +66,8 @@ TEST(StatsJson, HasTheKeysAndTheOrderOfTheDesign) {
       R"({"queue":1,"direction":"tx","zero_copy":false}]}]}],)"
       R"("policies":[{"name":"web","placement":"broker","matched_frames":20,"matched_bytes":21,)"
       R"("dropped":{"sample":22,"meter":23},)"
-      R"("monitors":[{"name":"ids","sent_frames":24,"sent_bytes":25,"already_sent":26}]}],)"
+      R"("monitors":[{"name":"ids","sent_frames":24,"sent_bytes":25,"already_sent":26}],)"
+      R"("metered":{"green_frames":27,"yellow_frames":28,"red_frames":29}}],)"
       R"("monitors":[{"name":"ids","state":"up","tx_frames":30,"tx_bytes":31,)"
       R"("dropped":{"ring_full":32,"queue_full":0,"down":0},"port":"eth3","arrived_frames":33,)"
       R"("queues":[{"queue":2,"direction":"tx","zero_copy":true}],"waiting_frames":34}],)"

@@ -157,7 +157,7 @@ TEST(StatusView, ShowsWhatRunsWhere) {
 
 TEST(Problems, NoneWhenAllIsWell) {
   stats::Snapshot after = later();
-  after.policies[0].dropped = {{"sample", 5}, {"meter", 6}};  // asked for
+  after.policies[0].dropped = {{"once", 4}, {"sample", 5}, {"head", 7}, {"meter", 6}};  // asked for
   EXPECT_TRUE(problems(interval(snapshot(), after)).empty());
 }
 

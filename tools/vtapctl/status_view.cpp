@@ -182,12 +182,10 @@ void look_at_taps(const Interval& interval, Findings& findings) {
   }
 }
 
-/// The reasons that nobody asked for: sample and meter drop what the config has them drop.
+/// The reasons that nobody asked for: these drop what the config has them drop.
 Json unwanted(const Json& dropped) {
-  Json out = Json::object();
-  for (const auto& item : dropped.items()) {
-    if (item.key() != "sample" && item.key() != "meter") out[item.key()] = item.value();
-  }
+  Json out = dropped.is_object() ? dropped : Json::object();
+  for (const char* asked_for : {"once", "sample", "head", "meter"}) out.erase(asked_for);
   return out;
 }
 
