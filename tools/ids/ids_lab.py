@@ -77,6 +77,13 @@ def rates(text: str) -> list[int | None]:
     return [rate(word) for word in text.split(",")]
 
 
+def policy(text: str) -> Scenario:
+    try:
+        return scenario.from_option(text)
+    except ValueError as error:  # argparse drops the words of a ValueError
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path,
@@ -87,7 +94,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scenario", action="append", dest="scenarios", metavar="NAME",
                         choices=[item.name for item in SCENARIOS],
                         help="only these (" + ", ".join(item.name for item in SCENARIOS) + ")")
-    parser.add_argument("--policy", action="append", default=[], type=scenario.from_option,
+    parser.add_argument("--policy", action="append", default=[], type=policy,
                         metavar="NAME:KEYS", help="one more, for example 'head5:head = 5'")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0,

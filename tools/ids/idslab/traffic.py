@@ -12,7 +12,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scapy.layers.dns import DNS, DNSQR, DNSRR
@@ -48,10 +48,10 @@ class Sizes:
     late: int = 12
 
     def scaled(self, factor: float) -> "Sizes":
-        """The attacks stay; the background grows or shrinks."""
-        return Sizes(**{name: max(1, round(value * factor)) if name not in
-                        ("attacks", "many_flow_attacks", "late") else value
-                        for name, value in vars(self).items()})
+        """The attacks stay; the background has so many times the frames."""
+        grows = ("web", "names", "voice_frames", "elephant_frames", "tcp_elephant_segments")
+        return replace(self, **{name: max(1, round(getattr(self, name) * factor))
+                                for name in grows})
 
 
 SMALL = Sizes(web=6, names=6, voice=2, voice_frames=20, elephants=2, elephant_frames=80,
