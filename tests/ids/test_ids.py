@@ -225,9 +225,8 @@ OTHER = flow("tcp", "10.0.0.2", 6, "10.1.0.1", 80)
 ATTACKS = [Attack("a", "shell", 1, {NAME: 10}, 4), Attack("b", "late", 2, {OTHER: 100}, 90)]
 BASE = {Alert(1, NAME), Alert(2, OTHER)}
 FRAMES = 110
-PLAIN, HEAD = (next(item for item in scenario.SCENARIOS if item.name == name)
-               for name in ("plain", "head"))
-FLOWS = next(item for item in scenario.SCENARIOS if item.whole_flows)
+PLAIN, HEAD, FLOWS = (next(item for item in scenario.SCENARIOS if item.name == name)
+                      for name in ("plain", "head", "flows"))
 
 
 def observed(alerts=frozenset(BASE), drops: int = 0, decoded: int = FRAMES,
@@ -301,14 +300,21 @@ def test_the_plain_policy_must_say_what_offline_said() -> None:
 def test_a_policy_gives_up_only_what_it_may() -> None:
     late = ran(observed({Alert(1, NAME)}, decoded=30, b=20), copies=30)
     assert faults(late, HEAD) == []
-    early = ran(observed({Alert(2, OTHER)}, decoded=103, a=3), copies=103)
+    early = ran(observed({Alert(2, OTHER)}, decoded=23, a=3, b=20), copies=23)
     assert any("should not have given up a" in text for text in faults(early, HEAD))
 
 
 def test_sampled_flows_come_whole_or_not_at_all() -> None:
     assert faults(ran(observed({Alert(1, NAME)}, decoded=10, b=0), copies=10), FLOWS) == []
     cut = ran(observed({Alert(1, NAME)}, decoded=20, b=10), copies=20)
-    assert any("1 flows came in part" in text for text in faults(cut, FLOWS))
+    assert any("1 flows came with frames" in text and
+               f"10 of 100 frames of {OTHER}" in text for text in faults(cut, FLOWS))
+
+
+def test_a_head_is_as_long_as_the_policy_says() -> None:
+    for b in (19, 21):
+        odd = ran(observed({Alert(1, NAME)}, decoded=10 + b, b=b), copies=10 + b)
+        assert any(f"{b} of 100 frames of {OTHER}" in text for text in faults(odd, HEAD))
 
 
 def test_lost_originals_and_ledgers_are_faults_at_every_rate() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "tests" / "integration"))
 
-from broker import Broker, delta, ledger_errors, run_broker  # noqa: E402
+from broker import Broker, ledger_errors, run_broker  # noqa: E402
 from lab import Lab, Port, remove_stale  # noqa: E402,F401
 
 from idslab import suricata  # noqa: E402
@@ -88,8 +88,8 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
 
 
 class Bed:
-    """One scenario's lab with its broker running. Only one on a machine, and none beside the
-    integration tests: all of them look at the same BPF objects and state files."""
+    """One scenario's lab. Only one on a machine, and none beside the integration tests: all of them
+    look at the same BPF objects and state files."""
 
     def __init__(self, scenario: Scenario, cpus: Cpus, directory: Path, ring_frames: int) -> None:
         self._cpus = cpus
@@ -108,7 +108,7 @@ class Bed:
             config = scenario.config(cpus.worker)
             if problem := self._refused(config):
                 raise Refused(problem)
-            self._broker = undo.enter_context(Broker(self._lab, config, launcher=FIRST))
+            self._config = config
             self._undo = undo.pop_all()
 
     def __enter__(self) -> "Bed":
@@ -127,9 +127,12 @@ class Bed:
                                                 f"exit {done.returncode}")
 
     def replay(self, pcap: Path, frames: int, rate: int | None, rules: str) -> Run:
-        """`rate` in frames/s; None: as fast as it goes."""
+        """`rate` in frames/s; None: as fast as it goes. Each replay has a broker of its own: to the
+        last one's the flows would not be new."""
         self._runs += 1
         with contextlib.ExitStack() as children:
+            broker = children.enter_context(Broker(self._lab, self._config, launcher=FIRST))
+
             def listen(role: str, port: Port, cpu: int) -> suricata.Live:
                 live = suricata.Live(self._directory / f"{self._runs}-{role}", rules, port.name,
                                      cpu, self._ring_frames, port.ns.entered())
@@ -140,19 +143,18 @@ class Bed:
             monitor = listen("monitor", self._monitor, self._cpus.monitor)
             receiver.wait_ready()
             monitor.wait_ready()
-            before = self._broker.stats()
             originals, copies = self._received(self._receiver), self._received(self._monitor)
             sent, seconds = self._send(pcap, rate)
             if sent != frames:
                 raise Failed(f"tcpreplay sent {sent} of {frames} frames")
-            after = self._settled()
+            counters = _settled(broker)
             receiver.wait_idle()
             monitor.wait_idle()
             receiver.end()
             monitor.end()
             return Run(seconds, sent, self._received(self._receiver) - originals,
                        self._received(self._monitor) - copies, receiver.finish(),
-                       monitor.finish(), delta(after, before), ledger_errors(after))
+                       monitor.finish(), counters, ledger_errors(counters))
 
     def _send(self, pcap: Path, rate: int | None) -> tuple[int, float]:
         pace = ["--topspeed"] if rate is None else [f"--pps={rate}"]
@@ -161,21 +163,22 @@ class Bed:
                                    *pace, "-i", self._sender.name, pcap, timeout=REPLAY_S)
         return read_tcpreplay(done.stdout)
 
-    def _settled(self) -> dict:
-        """The broker's counters when nothing moves any more; the ledger is judged by the caller."""
-        deadline = time.monotonic() + SETTLE_S
-        last, stats = {}, self._broker.stats()
-        while time.monotonic() < deadline:
-            time.sleep(0.1)
-            last, stats = stats, self._broker.stats()
-            if all(last[part] == stats[part] for part in ("taps", "policies", "monitors")):
-                break
-        return stats
-
     @staticmethod
     def _received(port: Port) -> int:
         shown = port.ns.run("ip", "-s", "-j", "link", "show", "dev", port.name).stdout
         return json.loads(shown)[0]["stats64"]["rx"]["packets"]
+
+
+def _settled(broker: Broker) -> dict:
+    """The counters when nothing moves any more; whether the ledger adds up is for the caller."""
+    deadline = time.monotonic() + SETTLE_S
+    stats = broker.stats()
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        last, stats = stats, broker.stats()
+        if all(last[part] == stats[part] for part in ("taps", "policies", "monitors")):
+            break
+    return stats
 
 
 class Refused(Failed):

@@ -102,9 +102,7 @@ def faults(run: Run, receiver: Verdict, monitor: Verdict, scenario: Scenario,
     lost = f"; the broker lost copies: {run.lost_copies}" if run.lost_copies else ""
     wrong += [f"monitor: the policy should not have given up {missed}{lost}"
               for missed in monitor.given_up if not scenario.may_lose(missed.attack)]
-    if scenario.whole_flows:
-        wrong += _cut_flows(run.monitor, flows, lost)
-    return wrong
+    return wrong + _flow_faults(run.monitor, scenario, flows, lost)
 
 
 def _side_faults(verdict: Verdict, side: str, whole: bool) -> list[str]:
@@ -121,9 +119,14 @@ def _side_faults(verdict: Verdict, side: str, whole: bool) -> list[str]:
     return wrong
 
 
-def _cut_flows(seen: Observation, flows: Counter[Flow], lost: str) -> list[str]:
-    cut = [name for name, frames in flows.items() if seen.flows[name] not in (0, frames)]
-    if not cut:
+def _flow_faults(seen: Observation, scenario: Scenario, flows: Counter[Flow],
+                 lost: str) -> list[str]:
+    if scenario.of_a_flow is None:
         return []
-    return [f"monitor: {len(cut)} flows came in part, of {cut[0]} {seen.flows[cut[0]]} of "
-            f"{flows[cut[0]]} frames{lost}"]
+    odd = [name for name, frames in flows.items()
+           if seen.flows[name] not in scenario.of_a_flow(frames)]
+    if not odd:
+        return []
+    some = ", ".join(f"{seen.flows[name]} of {flows[name]} frames of {name}" for name in odd[:5])
+    return [f"monitor: {len(odd)} flows came with frames that the policy does not explain: "
+            f"{some}{lost}"]

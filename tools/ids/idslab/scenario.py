@@ -39,7 +39,8 @@ class Scenario:
     name: str
     policies: str  # TOML
     whole: bool = False  # the monitor is to get every frame
-    whole_flows: bool = False  # of a flow the monitor is to get every frame or none
+    # How many frames the monitor may get of a flow that has so many; None: any number.
+    of_a_flow: Callable[[int], tuple[int, ...]] | None = None
     may_lose: Callable[[object], bool] = _none
     newer: bool = False  # left out where the broker does not know its keys yet
 
@@ -68,11 +69,13 @@ except = [{ port = 5001 }]
 _PER_FLOW = 'meter = { rate = "500pps", burst = 60, per = "flow", exceed = { slice = 128 } }'
 
 SCENARIOS = (
-    Scenario("plain", one_policy(""), whole=True),
-    Scenario("flows", one_policy("sample = { flows = 0.5 }"), whole_flows=True, may_lose=_any),
+    Scenario("plain", one_policy(""), whole=True, of_a_flow=lambda frames: (frames,)),
+    Scenario("flows", one_policy("sample = { flows = 0.5 }"), may_lose=_any,
+             of_a_flow=lambda frames: (0, frames)),
     Scenario("meter", one_policy('meter = { rate = "10kpps", burst = 1000 }'), may_lose=_any),
     Scenario("meter-bulk", _BULK_APART),
-    Scenario("head", one_policy("head = 20"), may_lose=_deeper_than(20), newer=True),
+    Scenario("head", one_policy("head = 20"), may_lose=_deeper_than(20),
+             of_a_flow=lambda frames: (min(frames, 20),), newer=True),
     Scenario("slice", one_policy("slice = { bytes = 256, after = 20 }"),
              may_lose=_deeper_than(20), newer=True),
     Scenario("meter-flow", one_policy(_PER_FLOW), may_lose=_deeper_than(60), newer=True),
