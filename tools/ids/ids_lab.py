@@ -277,7 +277,8 @@ def main(argv: Sequence[str]) -> int:
         directory = Path(temporary)
         try:
             return verdict(experiment(choice, build, directory, argv))
-        except (Failed, AssertionError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        except (Failed, AssertionError, RuntimeError, OSError,
+                subprocess.SubprocessError) as error:
             print(f"ids: {error}", file=sys.stderr)
             return FAILED
         except KeyboardInterrupt:

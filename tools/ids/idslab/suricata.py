@@ -238,8 +238,9 @@ def _log(directory: Path) -> str:
 
 
 def _refuse_errors(directory: Path) -> None:
-    """A rule that did not load, a port that could not be opened: not the experiment that was meant."""
-    if errors := [line for line in _log(directory).splitlines() if " Error: " in line]:
+    """A rule that did not load, a port that did not open: not the experiment that was meant."""
+    errors = [line for line in _log(directory).splitlines() if " Error: " in line]
+    if errors:
         raise Failed("suricata: " + "\n".join(errors))
 
 

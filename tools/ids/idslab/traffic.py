@@ -128,7 +128,7 @@ class Udp(Conversation):
 
 
 class Tcp(Conversation):
-    """Delayed acknowledgements: one for every second segment, and one at the end of what is said."""
+    """Delayed acknowledgements: for every second segment, and at the end of what is said."""
 
     def __init__(self, rng: random.Random, client: tuple[str, int],
                  server: tuple[str, int]) -> None:
