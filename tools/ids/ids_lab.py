@@ -238,8 +238,8 @@ def write(choice: argparse.Namespace, results: Sequence[report.Result], facts: s
         plots.append(ROOT / "docs" / "ids.png")
     for file in plots:
         report.plot(results, file, "Suricata behind vtap-broker")
-    print(f"\n{report.table(results)}\n\n{report.kinds_given_up(results)}\n\nids: results.md, results.json and ids.png are in "
-          f"{choice.out}")
+    print(f"\n{report.table(results)}\n\n{report.kinds_given_up(results)}\n\n"
+          f"ids: results.md, results.json and ids.png are in {choice.out}")
 
 
 def verdict(results: Sequence[report.Result]) -> int:
