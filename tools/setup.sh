@@ -16,6 +16,7 @@ build=(
 )
 test=(
   libgtest-dev libbenchmark-dev python3-pytest
+  python3-scapy                           # traffic of tools/ids
   libasan8 libubsan1 libtsan2             # sanitizers of g++
   libclang-rt-14-dev                      # libFuzzer and sanitizers of clang++
   clang-format-14 clang-tidy-14
