@@ -25,5 +25,4 @@ struct Trie4 {
 /// `fallback`: class of addresses that no prefix covers. Prefixes in any order, each once.
 Trie4 build_trie4(std::vector<Prefix4> prefixes, std::uint32_t fallback);
 
-
 }  // namespace vtap::plan
