@@ -13,6 +13,10 @@ namespace {
 
 static_assert(Burst::kCapacity == plan::kBurst);
 
+constexpr std::size_t kCacheLine = 64;
+/// Policies whose lines are fetched before it is their turn.
+constexpr std::size_t kAhead = 8;
+
 bool counts_flows(const config::Policy& policy) {
   return policy.head.has_value() || policy.slice_after != 0;
 }
@@ -28,7 +32,7 @@ bool looks_at_keys(const config::Policy& policy) {
 
 SharedPlan::Policy make_policy(const config::Policy& config) {
   SharedPlan::Policy policy;
-  policy.filter = config.filter;
+  if (config.filter) policy.filter = std::make_unique<filter::Filter>(*config.filter);
   if (config.once) policy.once = std::make_unique<Once>();
   if (config.sample) policy.sampler = std::make_unique<Sampler>(*config.sample);
   if (counts_flows(config)) policy.flows = std::make_unique<FlowCounts>(config.flow_entries);
@@ -39,9 +43,7 @@ SharedPlan::Policy make_policy(const config::Policy& config) {
   }
   policy.slice = config.slice.value_or(~0U);
   policy.slice_after = config.slice_after;
-  for (const std::uint32_t monitor : config.monitors) {
-    policy.targets.push_back({monitor, static_cast<std::uint32_t>(policy.targets.size()), 0});
-  }
+  policy.target_count = static_cast<std::uint32_t>(config.monitors.size());
   return policy;
 }
 
@@ -51,7 +53,9 @@ std::uint64_t bytes_of(const Burst& burst, FrameSet frames) noexcept {
   return bytes;
 }
 
+/// Mostly of one frame or none: with many policies each has few of a burst.
 std::uint64_t count(FrameSet frames) noexcept {
+  if ((frames & (frames - 1)) == 0) return frames != 0 ? 1 : 0;
   return static_cast<std::uint64_t>(std::popcount(frames));
 }
 
@@ -65,10 +69,13 @@ SharedPlan::SharedPlan(const plan::Plan& plan)
   if (std::ranges::any_of(plan.config.policies, looks_at_flows)) {
     fragments_ = std::make_unique<Fragments>();
   }
-  for (const auto& policy : plan.config.policies) policies_.push_back(make_policy(policy));
+  policies_.reserve(plan.config.policies.size());
   std::vector<std::uint32_t> classes(plan.config.monitors.size(), 0);
-  for (Policy& policy : policies_) {
-    for (Target& target : policy.targets) target.traffic_class = classes[target.monitor]++;
+  for (const auto& policy : plan.config.policies) {
+    policies_.push_back(make_policy(policy));
+    policies_.back().first_target = static_cast<std::uint32_t>(targets_.size());
+    for (const std::uint32_t monitor : policy.monitors)
+      targets_.push_back({monitor, classes[monitor]++});
   }
   for (std::uint32_t i = 0; i < plan.config.monitors.size(); ++i) {
     if (schedule_of(plan.config, i)) scheduled_ |= std::uint64_t{1} << i;
@@ -99,11 +106,14 @@ Pipeline::Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool,
       touched_((plan.policies().size() + 63) / 64, 0),
       found_(plan.classifier()),
       outgoing_(monitors.size()),
+      pair_counters_(plan.targets().size()),
       policy_counters_(plan.policies().size()),
       monitor_counters_(monitors.size()) {
+  order_.reserve(plan.policies().size());
   for (std::size_t i = 0; i < policy_counters_.size(); ++i) {
+    const SharedPlan::Policy& policy = plan.policies()[i];
     policy_counters_[i].monitors =
-        std::vector<PolicyMonitorCounters>(plan.policies()[i].targets.size());
+        std::span(pair_counters_).subspan(policy.first_target, policy.target_count);
   }
 }
 
@@ -130,17 +140,38 @@ void Pipeline::process(Burst& burst, std::uint64_t now) noexcept {
   parse(burst);
   find_flows(burst, now);
   classify(burst);
-  for (std::size_t word = 0; word < touched_.size(); ++word) {
-    for_each_frame(touched_[word], [&](std::uint32_t bit) {
-      select(static_cast<std::uint32_t>(word * 64) + bit, burst, now);
-    });
-    touched_[word] = 0;
+  put_in_order();
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    if (i + kAhead < order_.size()) fetch(order_[i + kAhead]);
+    select(order_[i], burst, now);
   }
   fan_out(burst);
 }
 
+void Pipeline::put_in_order() noexcept {
+  order_.clear();
+  for (std::size_t word = 0; word < touched_.size(); ++word) {
+    for_each_frame(std::exchange(touched_[word], 0), [&](std::uint32_t bit) {
+      order_.push_back(static_cast<std::uint32_t>(word * 64) + bit);
+    });
+  }
+}
+
+/// What select() will read and write of a policy.
+void Pipeline::fetch(std::uint32_t policy) const noexcept {
+  const SharedPlan::Policy& rules = plan_.policies()[policy];
+  __builtin_prefetch(&rules);
+  __builtin_prefetch(&policy_counters_[policy], 1);
+  __builtin_prefetch(&pair_counters_[rules.first_target], 1);
+}
+
 void Pipeline::parse(Burst& burst) const noexcept {
   if (!plan_.reads_keys()) return;
+  for (std::uint32_t i = 0; i < burst.size; ++i) {
+    // Another CPU wrote them. Two lines hold the headers of most.
+    __builtin_prefetch(umem_.at(burst.address[i]));
+    __builtin_prefetch(umem_.at(burst.address[i]) + kCacheLine);
+  }
   for (std::uint32_t i = 0; i < burst.size; ++i) {
     const std::uint32_t length = burst.length[i];
     vtap_parse(umem_.at(burst.address[i]), std::min<std::uint32_t>(length, VTAP_WINDOW), length,
@@ -245,9 +276,10 @@ void Pipeline::send(const Burst& burst, std::uint32_t policy, const Selected& se
     return std::min({burst.length[i], limit(selected.sliced, rules.slice),
                      limit(selected.exceeding, rules.exceed_slice)});
   };
-  for (const SharedPlan::Target& target : rules.targets) {
+  for (std::uint32_t at = rules.first_target; at < rules.first_target + rules.target_count; ++at) {
+    const SharedPlan::Target& target = plan_.targets()[at];
     Outgoing& outgoing = outgoing_[target.monitor];
-    PolicyMonitorCounters& counters = policy_counters_[policy].monitors[target.counter];
+    PolicyMonitorCounters& counters = pair_counters_[at];
     const FrameSet fresh = frames & ~outgoing.frames;
     std::uint64_t bytes = 0;
     for_each_frame(fresh, [&](std::uint32_t i) {

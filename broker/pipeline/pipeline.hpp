@@ -27,24 +27,27 @@ class SharedPlan {
 
   struct Target {
     std::uint32_t monitor = 0;        ///< index into the config's monitors
-    std::uint32_t counter = 0;        ///< index into PolicyCounters::monitors
     std::uint32_t traffic_class = 0;  ///< counts the policies of this monitor, see schedule_of()
   };
-  struct Policy {
-    std::optional<filter::Filter> filter;
+  /// One cache line, as each burst may meet others of thousands.
+  struct alignas(64) Policy {
+    std::unique_ptr<filter::Filter> filter;  ///< null: every frame
     std::unique_ptr<Once> once;         ///< null: a packet may be taken at every port it crosses
     std::unique_ptr<Sampler> sampler;   ///< null: every frame
     std::unique_ptr<FlowCounts> flows;  ///< null: neither head nor slice_after
-    std::uint64_t head = ~0ULL;         ///< packets of a flow
     std::unique_ptr<Marker> marker;     ///< null: no limit
+    std::uint32_t head = ~0U;           ///< packets of a flow
     std::uint32_t slice = ~0U;          ///< bytes
     std::uint32_t slice_after = 0;      ///< packets of a flow
     std::uint32_t exceed_slice = ~0U;   ///< bytes of frames above the meter's rate
-    std::vector<Target> targets;
+    std::uint32_t first_target = 0;     ///< of targets()
+    std::uint32_t target_count = 0;
   };
 
   [[nodiscard]] const plan::Classifier& classifier() const noexcept { return classifier_; }
   [[nodiscard]] std::span<const Policy> policies() const noexcept { return policies_; }
+  /// Of all policies, in file order; a target's index counts the pairs of policy and monitor.
+  [[nodiscard]] std::span<const Target> targets() const noexcept { return targets_; }
   [[nodiscard]] std::uint32_t words() const noexcept { return words_; }
   [[nodiscard]] bool reads_keys() const noexcept { return reads_keys_; }
   /// Null: no policy looks at flows.
@@ -65,6 +68,7 @@ class SharedPlan {
  private:
   plan::Classifier classifier_;
   std::vector<Policy> policies_;
+  std::vector<Target> targets_;
   std::array<std::uint32_t, VTAP_MAX_PORTS> tap_of_port_{};
   std::vector<std::uint64_t> not_ours_;  ///< empty: all are ours
   std::uint64_t scheduled_ = 0;          ///< bits of monitors
@@ -80,7 +84,7 @@ struct PolicyCounters {
   Counter matched_frames, matched_bytes;
   Counter dropped_once, dropped_sample, dropped_head, dropped_meter;
   Counter green_frames, yellow_frames, red_frames;  ///< of the meter
-  std::vector<PolicyMonitorCounters> monitors;
+  std::span<const PolicyMonitorCounters> monitors;  ///< in the order of the policy's list
 };
 struct MonitorCounters {
   Counter ring_full, queue_full, down;
@@ -132,6 +136,8 @@ class Pipeline {
   void parse(Burst& burst) const noexcept;
   void find_flows(Burst& burst, std::uint64_t now) const noexcept;
   void classify(const Burst& burst) noexcept;
+  void put_in_order() noexcept;
+  void fetch(std::uint32_t policy) const noexcept;
   [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,
                                    const Burst& burst) const noexcept;
   void select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept;
@@ -147,11 +153,13 @@ class Pipeline {
   FramePool& pool_;
   std::vector<Sink*> monitors_;
   std::vector<FrameSet> frames_of_;     ///< by policy; zero between bursts
+  std::vector<std::uint32_t> order_;    ///< policies with frames, in file order
   std::vector<std::uint64_t> touched_;  ///< bits of policies with frames; zero between bursts
   plan::Classifier::Scratch found_;
   std::array<std::uint32_t, Burst::kCapacity> taps_{};  ///< by frame
   std::vector<Outgoing> outgoing_;                      ///< by monitor
   std::uint64_t outgoing_monitors_ = 0;                 ///< bits of monitors with frames
+  std::vector<PolicyMonitorCounters> pair_counters_;    ///< by target
   std::vector<PolicyCounters> policy_counters_;
   std::vector<MonitorCounters> monitor_counters_;
 };
