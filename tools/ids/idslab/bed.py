@@ -107,7 +107,7 @@ class Bed:
                 port.offload(*OFFLOADS)
             config = scenario.config(cpus.worker)
             if problem := self._refused(config):
-                raise Refused(problem)
+                raise Failed(problem)
             self._config = config
             self._undo = undo.pop_all()
 
@@ -179,10 +179,6 @@ def _settled(broker: Broker) -> dict:
         if all(last[part] == stats[part] for part in ("taps", "policies", "monitors")):
             break
     return stats
-
-
-class Refused(Failed):
-    """The broker does not take the scenario's config; the message is the broker's."""
 
 
 def read_tcpreplay(output: str) -> tuple[int, float]:

@@ -42,7 +42,6 @@ class Scenario:
     # How many frames the monitor may get of a flow that has so many; None: any number.
     of_a_flow: Callable[[int], tuple[int, ...]] | None = None
     may_lose: Callable[[object], bool] = _none
-    newer: bool = False  # left out where the broker does not know its keys yet
 
     def config(self, cpu: int) -> str:
         return CONFIG.format(cpu=cpu) + self.policies
@@ -75,10 +74,10 @@ SCENARIOS = (
     Scenario("meter", one_policy('meter = { rate = "10kpps", burst = 1000 }'), may_lose=_any),
     Scenario("meter-bulk", _BULK_APART),
     Scenario("head", one_policy("head = 20"), may_lose=_deeper_than(20),
-             of_a_flow=lambda frames: (min(frames, 20),), newer=True),
+             of_a_flow=lambda frames: (min(frames, 20),)),
     Scenario("slice", one_policy("slice = { bytes = 256, after = 20 }"),
-             may_lose=_deeper_than(20), newer=True),
-    Scenario("meter-flow", one_policy(_PER_FLOW), may_lose=_deeper_than(60), newer=True),
+             may_lose=_deeper_than(20)),
+    Scenario("meter-flow", one_policy(_PER_FLOW), may_lose=_deeper_than(60)),
 )
 
 
