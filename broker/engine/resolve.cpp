@@ -9,9 +9,9 @@
 #include <span>
 #include <sstream>
 
-#include "filter/translate.hpp"
 #include "host/attach.hpp"
 #include "pipeline/scheduler.hpp"
+#include "plan/kernel_filters.hpp"
 
 namespace vtap::engine {
 namespace {
@@ -391,12 +391,10 @@ bool Resolved::in_kernel(const config::Config& config, std::uint32_t monitor) co
 namespace {
 
 /// Who judges a policy's filter.
-std::string filter_note(const config::Policy& policy) {
+std::string filter_note(const config::Policy& policy, const Result<void>& in_kernel) {
   if (!policy.filter) return {};
-  std::vector<bpf_insn> code;
-  const Result<void> translated = filter::translate(policy.filter->program(), code);
-  if (translated) return ", filter in the kernel and in the broker";
-  return ", filter in the broker alone (" + translated.error().message + ")";
+  if (in_kernel) return ", filter in the kernel and in the broker";
+  return ", filter in the broker alone (" + in_kernel.error().message + ")";
 }
 
 /// As the config has it, in the largest unit that makes a whole number.
@@ -464,13 +462,14 @@ std::string describe(const config::Config& config, const Resolved& resolved) {
     }
     text << '\n';
   }
+  const auto filters = plan::kernel_filters(config);
   for (std::size_t i = 0; i < config.policies.size(); ++i) {
     const auto& policy = config.policies[i];
     const auto& how = resolved.policies[i];
     text << "policy " << policy.name << ": placement "
          << (how.placement == plan::Placement::kernel ? "kernel" : "broker") << " (" << how.why
          << "), taps " << names(policy.taps, config.taps) << ", monitors "
-         << names(policy.monitors, config.monitors) << filter_note(policy);
+         << names(policy.monitors, config.monitors) << filter_note(policy, filters[i]);
     if (policy.priority != 0) text << ", priority " << std::uint32_t{policy.priority};
     if (policy.weight != 1) text << ", weight " << policy.weight;
     text << '\n';

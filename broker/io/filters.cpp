@@ -10,6 +10,7 @@
 
 #include "filter/translate.hpp"
 #include "io/bpf.hpp"
+#include "plan/kernel_filters.hpp"
 
 namespace vtap::io {
 namespace {
@@ -148,9 +149,11 @@ std::vector<PortFilter> filters_of(const config::Config& config, const plan::Tab
                                    std::uint32_t tap) {
   std::vector<PortFilter> filters;
   const std::vector<plan::Tables::Tops> tops = tables.early_tops();
+  const auto in_kernel = plan::kernel_filters(config);
   for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
     const config::Policy& policy = config.policies[i];
-    if (!policy.filter || std::ranges::find(policy.taps, tap) == policy.taps.end()) continue;
+    if (!policy.filter || !in_kernel[i]) continue;
+    if (std::ranges::find(policy.taps, tap) == policy.taps.end()) continue;
     filters.push_back({&*policy.filter, tops[i]});
   }
   return filters;

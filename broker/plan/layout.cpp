@@ -11,6 +11,8 @@
 #include <tuple>
 #include <utility>
 
+#include "plan/kernel_filters.hpp"
+
 namespace vtap::plan {
 namespace {
 
@@ -102,9 +104,16 @@ Likeness likeness(const config::Match& match) {
   return like;
 }
 
-Group group_of(const config::Policy& policy, Placement placement) {
-  if (placement == Placement::kernel) return kInKernel;
-  return policy.filter ? kWithFilter : kOthers;
+std::vector<Group> groups_of(const config::Config& config, std::span<const Placement> placements) {
+  const auto filters = kernel_filters(config);
+  std::vector<Group> groups;
+  for (std::size_t i = 0; i < config.policies.size(); ++i) {
+    const bool judged = config.policies[i].filter && filters[i];
+    groups.push_back(placements[i] == Placement::kernel ? kInKernel
+                     : judged                           ? kWithFilter
+                                                        : kOthers);
+  }
+  return groups;
 }
 
 /// A policy in the order of the bits.
@@ -117,14 +126,13 @@ struct Place {
 constexpr std::ptrdiff_t kMany = 64;
 constexpr std::size_t kManyInAll = 512;
 
-std::vector<Place> in_order(const config::Config& config, std::span<const Placement> placements) {
+std::vector<Place> in_order(const config::Config& config, const std::vector<Group>& groups) {
   std::vector<Likeness> like;
   like.reserve(config.policies.size());
   for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
     const config::Policy& policy = config.policies[i];
-    const Group group = group_of(policy, placements[i]);
-    like.push_back(group == kInKernel ? Likeness{} : likeness(rules_of(policy).front()));
-    like.back().group = group;
+    like.push_back(groups[i] == kInKernel ? Likeness{} : likeness(rules_of(policy).front()));
+    like.back().group = groups[i];
   }
   std::vector<Place> order;
   for (std::uint32_t i = 0; i < like.size(); ++i) order.push_back({i, false});
@@ -157,7 +165,8 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
   std::size_t in_kernel = 0;  // bits up to the end of those policies
   std::size_t early = 0;      // and of those with a filter, too
   const auto start_word = [&] { next = (next + kWordBits - 1) / kWordBits * kWordBits; };
-  for (const auto& [index, starts_word] : in_order(config, placements)) {
+  const std::vector<Group> groups = groups_of(config, placements);
+  for (const auto& [index, starts_word] : in_order(config, groups)) {
     const config::Policy& policy = config.policies[index];
     if (starts_word) start_word();
     if (policy.except.size() > kWordBits) return too_many_excepts(config, policy);
@@ -174,9 +183,8 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
       next += width;
       layout.segments.push_back({index, static_cast<std::uint32_t>(next - 1)});
     }
-    const Group group = group_of(policy, placements[index]);
-    if (group == kInKernel) in_kernel = next;
-    if (group != kOthers) early = next;
+    if (groups[index] == kInKernel) in_kernel = next;
+    if (groups[index] != kOthers) early = next;
   }
 
   const auto words_of = [](std::size_t bits) { return (bits + kWordBits - 1) / kWordBits; };

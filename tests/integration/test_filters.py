@@ -125,3 +125,28 @@ def test_check_says_who_judges() -> None:
             assert "filter in the broker alone (it loops" in said["policy chain"]
         finally:
             checked.discard()
+
+
+def test_more_filters_than_the_kernel_has_time_for() -> None:
+    """The first are judged there, all of them exactly; a policy without a filter does not mind."""
+    count = 600
+    policies = [policy(f"p{number}", filter=f"udp dst port {1000 + number} and len > 80")
+                for number in range(count)]
+    policies.append(policy("dns", match=[{"dst_port": 53}]))
+    text = config([inline(capture="tee", hook="tc")], monitors(1), policies)
+    wanted = [packets.ip_frame(data=bytes(60), dport=1000 + number) for number in range(count)]
+    wanted.append(packets.ip_frame(dport=53))
+    others = [packets.ip_frame(data=bytes(10), dport=1000 + number) for number in range(count)]
+    with Lab() as lab:
+        lab.open_wires()
+        with Broker(lab, text) as running:
+            lab.left.send_all(wanted + others)
+            assert_frames(wanted + others, lab.right.receive(len(wanted + others)), "originals")
+            assert_frames(wanted, lab.monitor(0).receive(len(wanted)), "copies")
+            stats = running.settled()
+            counts = {name: entry["matched_frames"]
+                      for name, entry in by_name(stats, "policies").items()}
+            assert set(counts.values()) == {1}, counts
+            said = run_broker(lab, "--check", "-c", running.file).stdout
+            assert "policy p0:" in said and "in the kernel and in the broker" in said
+            assert "4096 instructions" in said
