@@ -5,6 +5,7 @@
 #include <vtap/parse.h>
 
 #include <algorithm>
+#include <set>
 
 #include "support/classified.hpp"
 #include "support/frames.hpp"
@@ -147,6 +148,47 @@ TEST(Classifier, ZeroMacIsNoRunt) {
 TEST(Classifier, NoPoliciesTakeNothing) {
   Subject subject(config_of({}));
   EXPECT_EQ(subject.classify(Bytes(60, 1)), Policies{});
+}
+
+/// The policies of many random configs on one tap: words by the dozen, several sums.
+config::Config large_config(std::uint64_t seed, std::size_t policies) {
+  config::Config config = config_of({});
+  while (config.policies.size() < policies) {
+    for (config::Policy& policy : random_config(seed++).policies) {
+      policy.taps = {0};
+      policy.monitors = {0};
+      config.policies.push_back(std::move(policy));
+    }
+  }
+  return config;
+}
+
+TEST(Classifier, LargePlansAgreeWithTheOracleInBursts) {
+  constexpr std::size_t kPolicies = 2500;
+  for (std::uint64_t seed : {1000U, 2000U}) {
+    const config::Config config = large_config(seed, kPolicies);
+    auto compiled = plan::compile(config);
+    ASSERT_TRUE(compiled.ok()) << compiled.error().message;
+    const plan::Tables tables = std::move(compiled).value();
+    EXPECT_GT(tables.config.sum_words, 1U);
+    EXPECT_GT(tables.config.except_words, 0U);
+    const plan::Classifier classifier(tables);
+    plan::Classifier::Scratch scratch(classifier);
+    const std::vector<Bytes> frames = corpus(seed, plan::kBurst);
+    for (const std::size_t size : {std::size_t{1}, std::size_t{7}, std::size_t{plan::kBurst}}) {
+      std::vector<vtap_key> keys;
+      for (std::size_t i = 0; i < size; ++i) keys.push_back(parse(frames[i]));
+      const std::vector<std::uint32_t> taps(size, 0);
+      std::vector<std::set<std::uint32_t>> found(size);
+      for (const plan::Hit& hit : classifier.classify(keys, taps, scratch))
+        classifier.for_each_policy(hit, [&](std::uint32_t p) { found[hit.frame].insert(p); });
+      for (std::size_t i = 0; i < size; ++i) {
+        const Policies expected = policies(config, 0, read_fields(frames[i]));
+        EXPECT_EQ(Policies(found[i].begin(), found[i].end()), expected)
+            << "config " << seed << ", frame " << hex(frames[i]);
+      }
+    }
+  }
 }
 
 TEST(Classifier, AgreesWithTheOracle) {

@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 
+#include "plan/kernel_filters.hpp"
 #include "support/random_config.hpp"
 
 namespace vtap::plan {
@@ -187,6 +188,39 @@ TEST(PlanLimits, ExceptTables) {
   EXPECT_EQ(result.error().kind, ErrorKind::usage);
   EXPECT_EQ(result.error().message.find("test.toml:12:1: policy \"p1\" has 65 except"), 0U)
       << result.error().message;
+}
+
+TEST(Plan, PoliciesThatTheKernelTellsApartComeFirst) {
+  auto config = config_of(std::vector<std::vector<Match>>(600, {Match{.dst_port = {{80, 80}}}}));
+  for (const std::size_t i : {599U, 300U})
+    config.policies[i].filter = std::move(filter::Filter::compile("udp")).value();
+  std::vector<Placement> placements(600);
+  placements[598] = placements[5] = Placement::kernel;
+  const Tables tables = std::move(compile(config, placements)).value();
+  EXPECT_EQ(tables.config.early_words, 1U);
+  EXPECT_EQ((std::vector(tables.policy_of_bit.begin(), tables.policy_of_bit.begin() + 4)),
+            (std::vector<std::uint32_t>{5, 598, 300, 599}));
+  const auto tops = tables.early_tops();
+  EXPECT_EQ(tops[300], (Tables::Tops{{0, 4}}));
+}
+
+TEST(Plan, TheKernelJudgesFiltersAsLongAsItHasTime) {
+  auto config = config_of(std::vector<std::vector<Match>>(1000, {Match{}}));
+  for (std::size_t i = 1; i < 1000; ++i) {
+    const auto expression =
+        i == 2 ? std::string("ip protochain 6") : "udp port " + std::to_string(i);
+    config.policies[i].filter = std::move(filter::Filter::compile(expression)).value();
+  }
+  const auto judged = kernel_filters(config);
+  EXPECT_TRUE(judged[0].ok()) << "has none";
+  EXPECT_TRUE(judged[1].ok());
+  EXPECT_FALSE(judged[2].ok());
+  EXPECT_TRUE(judged[3].ok()) << "one that cannot be translated takes no time";
+  const auto first_left_out = std::ranges::find_if(judged.begin() + 3, judged.end(),
+                                                   [](const auto& result) { return !result.ok(); });
+  EXPECT_GT(first_left_out - judged.begin(), 50);
+  EXPECT_LT(first_left_out - judged.begin(), 400);
+  EXPECT_NE(judged[999].error().message.find("4096"), std::string::npos);
 }
 
 /// Rule b takes the values whose bit b is set: no two values are alike.
