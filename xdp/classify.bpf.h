@@ -415,7 +415,7 @@ static __always_inline __u64 vtap_flat_policies(const struct vtap_tables* tables
   if (word >= tables->words) return 0;
   policies = vtap_any(selected->rules[word], tops[word]);
   if (tables->excepts) policies &= ~vtap_any(selected->excepted[word], tops[word]);
-  if (config.filters) policies &= ~rejected[word];
+  if (config.filters && word < config.classes.early_words) policies &= ~rejected[word];
   return policies;
 }
 
@@ -474,7 +474,7 @@ __noinline __u64 vtap_word_policies(struct vtap_cpu* cpu, __u32 number) {
   if (!rows || !page_table) return 0;
   policies = vtap_rules(rows, page_table, &cpu->selection, word);
   if (!policies) return 0;
-  if (!config.classes.except_words && !(config.filters && word < VTAP_EARLY_WORDS) &&
+  if (!config.classes.except_words && !(config.filters && word < config.classes.early_words) &&
       !config.clones)
     return policies; /* that there are any is all that is asked */
   top = vtap_word(rows, page_table, vtap_row(config.classes.seg_top_class), word);
@@ -484,7 +484,8 @@ __noinline __u64 vtap_word_policies(struct vtap_cpu* cpu, __u32 number) {
     policies &= ~vtap_any(vtap_rules(rows, page_table, &cpu->selection, word), top);
     word -= config.classes.match_words;
   }
-  if (config.filters && word < VTAP_EARLY_WORDS) policies &= ~cpu->rejected[word];
+  if (config.filters && word < config.classes.early_words)
+    policies &= ~cpu->rejected[word & (VTAP_EARLY_WORDS - 1)];
   return policies;
 }
 

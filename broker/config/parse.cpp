@@ -49,6 +49,7 @@ constexpr auto kFileKeys = std::to_array<Key<Document>>({
        f.each_table("a list of tables: [[policy]]", [&](const Field&, const toml::table& table) {
          read_policy(f.findings(), table, document.config);
        });
+       limit_flow_tables(f.findings(), document.config);
      }},
 });
 

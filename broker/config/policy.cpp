@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/policy.hpp"
 
+#include <bit>
 #include <numeric>
 
 #include "config/match.hpp"
@@ -343,6 +344,28 @@ void read_policy(Findings& findings, const toml::table& table, Config& config) {
   }
   config.policies.push_back(std::move(draft.policy));
   refuse_second_name(findings, table, "policy", config.policies);
+}
+
+void limit_flow_tables(Findings& findings, const Config& config) {
+  constexpr std::uint64_t kMiB = 1 << 20;
+  constexpr std::uint64_t kMost = 1024 * kMiB;
+  constexpr std::uint64_t kEntry = 16;  // bytes; a power of two of them (pipeline/flow_table.hpp)
+  const auto bytes_of = [](std::uint64_t entries) { return std::bit_ceil(entries) * kEntry; };
+  std::uint64_t sum = 0;
+  for (const Policy& policy : config.policies) {
+    if (policy.head || policy.slice_after != 0) sum += bytes_of(policy.flow_entries);
+    if (policy.meter && policy.meter->per != Per::policy)
+      sum += bytes_of(policy.meter->entries) * (policy.meter->peak_per_second != 0 ? 2 : 1);
+    if (sum <= kMost) continue;
+    findings.errors.push_back(
+        {policy.at,
+         "the tables of flows and hosts (head, slice after, meter per host) of the policies "
+         "up to here take " +
+             std::to_string(sum / kMiB) + " MiB, at most " + std::to_string(kMost / kMiB) +
+             " are possible; make flow_entries and meter.entries smaller, which are " +
+             "65536 (1 MiB) unless stated"});
+    return;
+  }
 }
 
 }  // namespace vtap::config

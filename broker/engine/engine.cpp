@@ -181,8 +181,10 @@ void Engine::share_queues() {
       share.owners = std::min<std::uint32_t>(static_cast<std::uint32_t>(workers_.capacity()),
                                              resolved_.monitors[i].link.tx_queues);
     }
-    wanted.push_back(share.schedule ? monitors[i].queue + worker::MonitorQueue::kInRing
-                                    : std::max(monitors[i].queue / share.owners, 1U));
+    const bool holds_none = resolved_.in_kernel(plan_.config, i);
+    wanted.push_back(holds_none       ? 1U
+                     : share.schedule ? monitors[i].queue + worker::MonitorQueue::kInRing
+                                      : std::max(monitors[i].queue / share.owners, 1U));
     monitor_shares_.push_back(std::move(share));
   }
   const std::uint64_t sum = std::accumulate(wanted.begin(), wanted.end(), std::uint64_t{0});

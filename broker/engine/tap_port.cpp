@@ -78,6 +78,12 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
         io::TapPrograms::load(hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
                               config, memory, classes, clones, filters);
     if (!programs) return programs.error();
+    if (programs->filters_left_out() != 0) {
+      spdlog::warn(
+          "port {}: the kernel does not take all filters together; {} of {} are judged by "
+          "the broker alone",
+          link.name, programs->filters_left_out(), filters.size());
+    }
     stations.push_back({direction, hook, std::move(*programs)});
     return {};
   };

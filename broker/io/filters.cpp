@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <span>
 
 #include "filter/translate.hpp"
 #include "io/bpf.hpp"
@@ -159,9 +160,11 @@ std::vector<PortFilter> filters_of(const config::Config& config, const plan::Tab
   return filters;
 }
 
-Result<UniqueFd> load_filters(ProgramHook hook, const vtap_port_config& config,
-                              const std::vector<PortFilter>& filters, int cpus_fd, int chain_fd,
-                              int out_fd) {
+namespace {
+
+Result<UniqueFd> load_all(ProgramHook hook, const vtap_port_config& config,
+                          std::span<const PortFilter> filters, int cpus_fd, int chain_fd,
+                          int out_fd) {
   Generator generator(hook, config, out_fd);
   generator.begin(cpus_fd);
   for (const PortFilter& port_filter : filters) {
@@ -179,6 +182,19 @@ Result<UniqueFd> load_filters(ProgramHook hook, const vtap_port_config& config,
                                  &options));
   if (!program) return bpf_error("loading the filters", -errno);
   return program;
+}
+
+}  // namespace
+
+Result<Filters> load_filters(ProgramHook hook, const vtap_port_config& config,
+                             const std::vector<PortFilter>& filters, int cpus_fd, int chain_fd,
+                             int out_fd) {
+  for (std::size_t count = filters.size();; count /= 2) {
+    auto program =
+        load_all(hook, config, std::span(filters).first(count), cpus_fd, chain_fd, out_fd);
+    if (program) return Filters{std::move(*program), filters.size() - count};
+    if (count == 0) return program.error();
+  }
 }
 
 }  // namespace vtap::io

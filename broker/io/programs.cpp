@@ -273,6 +273,7 @@ struct TapPrograms::State {
   StubTc stub_tc;
   TapTc tap_tc;
   std::optional<Mapping> heartbeats;
+  std::size_t filters_left_out = 0;
 
   [[nodiscard]] int slot_fd() const {
     return bpf_map__fd(stub_xdp ? stub_xdp->maps.slot : stub_tc->maps.slot);
@@ -293,20 +294,21 @@ void leave_out(bpf_object* object, const char* program, bool out) {
 }
 
 /// Puts the generated program, and the one behind it, into their slots.
-Result<void> chain(ProgramHook hook, const vtap_port_config& config,
-                   const std::vector<PortFilter>& filters, const TeeMemory& memory, bpf_map* slots,
-                   bpf_map* out, bpf_program* behind) {
+/// Returns how many filters are left out.
+Result<std::size_t> chain(ProgramHook hook, const vtap_port_config& config,
+                          const std::vector<PortFilter>& filters, const TeeMemory& memory,
+                          bpf_map* slots, bpf_map* out, bpf_program* behind) {
   const int slots_fd = bpf_map__fd(slots);
-  auto program = load_filters(hook, config, filters, memory.cpus_fd(), slots_fd,
-                              out == nullptr ? -1 : bpf_map__fd(out));
-  if (!program) return program.error();
+  auto loaded = load_filters(hook, config, filters, memory.cpus_fd(), slots_fd,
+                             out == nullptr ? -1 : bpf_map__fd(out));
+  if (!loaded) return loaded.error();
   const std::pair<std::uint32_t, int> entries[] = {{VTAP_CHAIN_FILTERED, bpf_program__fd(behind)},
-                                                   {VTAP_CHAIN_FILTERS, program->get()}};
+                                                   {VTAP_CHAIN_FILTERS, loaded->program.get()}};
   for (const auto& [key, fd] : entries) {
     if (bpf_map_update_elem(slots_fd, &key, &fd, BPF_ANY) != 0)
       return bpf_error("putting the filters in front of a tap program", -errno);
   }
-  return {};
+  return loaded->left_out;
 }
 
 Result<void> set_output(bpf_map* out, const vtap_port_config& config) {
@@ -340,6 +342,7 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
       auto done = chain(hook, config, filters, memory, (*tap)->maps.chain, nullptr,
                         (*tap)->progs.vtap_filtered_tc);
       if (!done) return done.error();
+      state->filters_left_out = *done;
     }
     state->stub_tc = std::move(*stub);
     state->tap_tc = std::move(*tap);
@@ -362,6 +365,7 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
     auto done = chain(hook, config, filters, memory, (*tap)->maps.chain, out,
                       (*tap)->progs.vtap_filtered_xdp);
     if (!done) return done.error();
+    state->filters_left_out = *done;
   }
   auto heartbeats =
       Mapping::open(bpf_map__fd((*tap)->maps.heartbeats), sizeof(std::uint64_t) * VTAP_MAX_QUEUES);
@@ -381,6 +385,8 @@ int TapPrograms::plan_fd() const noexcept {
   return bpf_program__fd(state_->tap_xdp ? state_->tap_xdp->progs.vtap_tap_xdp
                                          : state_->tap_tc->progs.vtap_tap_tc);
 }
+
+std::size_t TapPrograms::filters_left_out() const noexcept { return state_->filters_left_out; }
 
 Result<void> TapPrograms::engage() { return fill_slot(state_->slot_fd(), plan_fd()); }
 

@@ -84,6 +84,9 @@ class TapPrograms {
   /// The plan's program; for BPF_PROG_TEST_RUN.
   [[nodiscard]] int plan_fd() const noexcept;
 
+  /// Filters that this kernel does not judge, though they have a translation.
+  [[nodiscard]] std::size_t filters_left_out() const noexcept;
+
   /// From the next packet on the plan's program decides.
   Result<void> engage();
   /// From the next packet on the stub is a wire.

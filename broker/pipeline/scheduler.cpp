@@ -119,22 +119,25 @@ TxDescriptor Scheduler::remove() noexcept { return take_newest(longest_class(low
 
 std::uint64_t Scheduler::next_at() noexcept {
   const std::uint32_t number = next_class();
-  if (number == kNone) return kNever;
+  if (number == kNone) return active_ == 0 ? kNever : 0;
   return shaper_ ? shaper_->due(entries_[classes_[number].head].frame.length) : 0;
 }
 
 /// The class whose oldest frame goes next. Turns pass until one can afford its frame; asked again,
-/// the answer is the same until something else changes.
+/// the answer is the same until something else changes. None: nothing waits, or after so many turns
+/// it is still open; the next call goes on, and the worker has time for others in between.
 std::uint32_t Scheduler::next_class() noexcept {
+  constexpr std::uint32_t kTurns = 4096;  // some 30 us
   if (active_ == 0) return kNone;
   Priority& priority = priorities_[std::bit_width(active_) - 1];
-  while (true) {
+  for (std::uint32_t turn = 0; turn < kTurns; ++turn) {
     const ClassState& its = classes_[priority.turn];
     if (its.deficit >= cost(entries_[its.head].frame)) return priority.turn;
     priority.turn = its.turn.next;
     ClassState& next = classes_[priority.turn];
     next.deficit += next.quantum;
   }
+  return kNone;
 }
 
 std::uint32_t Scheduler::lowest_priority() const noexcept {

@@ -50,7 +50,6 @@ class Classifier {
     };
 
     std::array<std::uint32_t, kBurst> number_{};  ///< class of the key at hand, by frame
-    std::array<std::uint64_t, kBurst> rules_{};
     /// The vectors that each frame selects, by frame. Only keys in use add any.
     std::array<std::array<const std::uint64_t*, kBurst>, VTAP_MAX_SELECTED> all_{};
     std::array<std::array<const std::uint64_t*, kBurst>, VTAP_MAX_EITHER> either_{};

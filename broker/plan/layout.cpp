@@ -150,9 +150,9 @@ std::vector<Place> in_order(const config::Config& config, const std::vector<Grou
   return order;
 }
 
-}  // namespace
-
-Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements) {
+/// `apart`: policies that ask the same have words of their own, which may take twice the room.
+Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements,
+                       bool apart) {
   Layout layout;
   std::size_t next = 0;  // first free bit
   std::size_t tables = 0;
@@ -168,7 +168,7 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
   const std::vector<Group> groups = groups_of(config, placements);
   for (const auto& [index, starts_word] : in_order(config, groups)) {
     const config::Policy& policy = config.policies[index];
-    if (starts_word) start_word();
+    if (starts_word && apart) start_word();
     if (policy.except.size() > kWordBits) return too_many_excepts(config, policy);
     if (!policy.except.empty()) layout.except_words = 1;
     tables += rules_of(policy).size() + policy.except.size();
@@ -189,6 +189,7 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
 
   const auto words_of = [](std::size_t bits) { return (bits + kWordBits - 1) / kWordBits; };
   const std::size_t words = words_of(next);
+  if (words > VTAP_MAX_WORDS && apart) return lay_out(config, placements, false);
   if (words > VTAP_MAX_WORDS) return too_many_rules(config, tables, words);
   if (words_of(in_kernel) > VTAP_EARLY_WORDS)
     return too_many_in_kernel(config, words_of(in_kernel));
@@ -199,6 +200,12 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
     layout.match_words = (layout.match_words + kWordBits - 1) / kWordBits * kWordBits;
   if (layout.except_words != 0) layout.except_words = layout.match_words;
   return layout;
+}
+
+}  // namespace
+
+Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements) {
+  return lay_out(config, placements, true);
 }
 
 }  // namespace vtap::plan

@@ -13,8 +13,9 @@ Crossing::Crossing(std::uint32_t workers, std::uint32_t waiting)
 pipeline::Sink::Posted CrossingSink::post(std::span<const pipeline::TxDescriptor> frames) noexcept {
   std::uint32_t taken = 0;
   for (const pipeline::TxDescriptor& frame : frames) {
-    if (lent_ >= lendable_ || !queue_.push({frame, now_, target_})) break;
-    ++lent_;
+    if (lent_.frames >= lendable_ || !queue_.push({frame, now_, target_})) break;
+    ++lent_.frames;
+    if (originals_) ++lent_.originals;
     ++taken;
   }
   return {taken, Refusal::ring_full};

@@ -21,6 +21,18 @@ struct CrossingFrame {
   std::uint32_t target = 0;     ///< index of the sink
 };
 
+/// One on its way home.
+struct Returned {
+  pipeline::FrameNumber frame{};
+  bool original = false;
+};
+
+/// Frames of one worker that another has.
+struct Lent {
+  std::uint32_t frames = 0;
+  std::uint32_t originals = 0;  ///< of these; a frame may be lent as one and as a copy
+};
+
 class Crossing {
  public:
   /// Frames on their way from one worker to another at most.
@@ -30,7 +42,7 @@ class Crossing {
   explicit Crossing(std::uint32_t workers, std::uint32_t waiting = 0);
 
   using Forward = boost::lockfree::spsc_queue<CrossingFrame>;
-  using Home = boost::lockfree::spsc_queue<pipeline::FrameNumber>;
+  using Home = boost::lockfree::spsc_queue<Returned>;
 
   [[nodiscard]] Forward& forward(std::uint32_t from, std::uint32_t to) noexcept {
     return pairs_[from * workers_ + to]->forward;
@@ -59,19 +71,25 @@ class Crossing {
 class CrossingSink final : public pipeline::Sink {
  public:
   /// `lent` counts the frames of this worker that the owner has, `lendable` at most; several sinks
-  /// share it. `now`: the worker's clock, ns.
-  CrossingSink(Crossing::Forward& queue, std::uint32_t target, std::uint32_t& lent,
-               std::uint32_t lendable, const std::uint64_t& now)
-      : queue_(queue), target_(target), lent_(lent), lendable_(lendable), now_(now) {}
+  /// share it. `now`: the worker's clock, ns. `originals`: it is no monitor's.
+  CrossingSink(Crossing::Forward& queue, std::uint32_t target, Lent& lent, std::uint32_t lendable,
+               const std::uint64_t& now, bool originals)
+      : queue_(queue),
+        target_(target),
+        lent_(lent),
+        lendable_(lendable),
+        now_(now),
+        originals_(originals) {}
 
   Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
 
  private:
   Crossing::Forward& queue_;
   std::uint32_t target_;
-  std::uint32_t& lent_;
+  Lent& lent_;
   std::uint32_t lendable_;
   const std::uint64_t& now_;
+  bool originals_;
 };
 
 }  // namespace vtap::worker

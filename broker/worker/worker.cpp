@@ -92,7 +92,7 @@ Worker::Worker(WorkerSpec spec, pipeline::UmemView umem, const pipeline::SharedP
       own_(targets_.size()),
       queues_(targets_.size()),
       crossing_sinks_(targets_.size()),
-      lent_(crossing.workers(), 0) {}
+      lent_(crossing.workers()) {}
 
 Worker::~Worker() { stop(); }
 
@@ -105,7 +105,9 @@ Result<void> Worker::watch(int fd) {
 }
 
 io::XskSink& Worker::own_sink(std::uint32_t target, std::uint32_t limit) {
-  own_[target] = std::make_unique<io::XskSink>(umem_, *this, limit);
+  io::FrameReturn* home = this;
+  if (!targets_[target].monitor) home = &originals_home_;
+  own_[target] = std::make_unique<io::XskSink>(umem_, *home, limit);
   return *own_[target];
 }
 
@@ -118,8 +120,9 @@ io::XskSink& Worker::own_queue(std::uint32_t target, const pipeline::Scheduler::
 }
 
 void Worker::cross_to(std::uint32_t target, std::uint32_t owner) {
-  crossing_sinks_[target] = std::make_unique<CrossingSink>(
-      crossing_.forward(spec_.index, owner), target, lent_[owner], crossing_.lendable(), now_ns_);
+  crossing_sinks_[target] =
+      std::make_unique<CrossingSink>(crossing_.forward(spec_.index, owner), target, lent_[owner],
+                                     crossing_.lendable(), now_ns_, !targets_[target].monitor);
 }
 
 void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
@@ -258,7 +261,7 @@ bool Worker::originals_under_way() const noexcept {
   for (std::size_t i = 0; i < own_.size(); ++i) {
     if (own_[i] && !targets_[i].monitor && own_[i]->held() != 0) return true;
   }
-  return std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; });
+  return std::ranges::any_of(lent_, [](const Lent& lent) { return lent.originals != 0; });
 }
 
 bool Worker::reclaim() noexcept {
@@ -268,20 +271,23 @@ bool Worker::reclaim() noexcept {
   }
   for (std::uint32_t user = 0; user < crossing_.workers(); ++user) {
     if (user == spec_.index) continue;
-    crossing_.home(user, spec_.index).consume_all([&](pipeline::FrameNumber frame) {
-      --lent_[user];
-      pool_.release(frame);
+    crossing_.home(user, spec_.index).consume_all([&](const Returned& returned) {
+      --lent_[user].frames;
+      if (returned.original) --lent_[user].originals;
+      pool_.release(returned.frame);
       moved = true;
     });
   }
   return moved;
 }
 
-void Worker::give_back(pipeline::FrameNumber frame) noexcept {
+void Worker::give_back(pipeline::FrameNumber frame) noexcept { give_back(frame, false); }
+
+void Worker::give_back(pipeline::FrameNumber frame, bool original) noexcept {
   if (pool_.owns(frame)) return pool_.release(frame);
   const std::uint32_t owner = static_cast<std::uint32_t>(frame) / spec_.frames;
   // Cannot fail: a worker lends no more frames than the queue home holds (CrossingSink).
-  crossing_.home(spec_.index, owner).push(frame);
+  crossing_.home(spec_.index, owner).push({frame, original});
 }
 
 bool Worker::take_crossing() noexcept {
@@ -302,7 +308,7 @@ void Worker::post_crossing(const CrossingFrame& crossing) noexcept {
   const auto number = umem_.number(crossing.frame.address);
   if (!target.monitor && now_ns_ > crossing.posted_ns + spec_.stale_ns) {
     originals.late_stale.add(1);
-    return give_back(number);
+    return give_back(number, true);
   }
   const auto posted = sink_of(crossing.target).post({&crossing.frame, 1});
   if (posted.taken == 1) return;
@@ -311,7 +317,7 @@ void Worker::post_crossing(const CrossingFrame& crossing) noexcept {
   } else {
     originals.late_refused.add(1);
   }
-  give_back(number);
+  give_back(number, !target.monitor);
 }
 
 /// A burst from an AF_XDP ring. The original comes first.
@@ -378,7 +384,7 @@ void Worker::flush() noexcept {
   free_frames_.store(pool_.available(), std::memory_order_relaxed);
   for (std::uint32_t peer = 0; peer < peers_.size(); ++peer) {
     // Frames that were taken over may wait there for long: nobody is woken for them.
-    if (lent_[peer] == 0 || peer == spec_.index) continue;
+    if (lent_[peer].frames == 0 || peer == spec_.index) continue;
     if (crossing_.forward(spec_.index, peer).write_available() < Crossing::kCapacity) {
       peers_[peer]->wake();
     }
@@ -433,7 +439,8 @@ bool Worker::wait_for_events(std::chrono::nanoseconds timeout) noexcept {
 /// waits for its time has it.
 std::chrono::nanoseconds Worker::sleep_limit(std::uint64_t idle_ns) noexcept {
   std::uint64_t limit = kLongestSleep;
-  if (sinks_busy() || std::ranges::any_of(lent_, [](std::uint32_t n) { return n != 0; })) {
+  const auto has_frames = [](const Lent& lent) { return lent.frames != 0; };
+  if (sinks_busy() || std::ranges::any_of(lent_, has_frames)) {
     limit = std::clamp(idle_ns, kMillisecond, kLongestSleep);
   }
   const std::uint64_t now = monotonic_ns();
@@ -474,7 +481,7 @@ bool Worker::drained() const noexcept {
     if (queue->waiting() != 0) return false;
   }
   for (std::uint32_t peer = 0; peer < crossing_.workers(); ++peer) {
-    if (lent_[peer] != 0) return false;
+    if (lent_[peer].frames != 0) return false;
   }
   return !sinks_busy();
 }

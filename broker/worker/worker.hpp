@@ -138,7 +138,20 @@ class Worker final : public io::FrameReturn {
          std::vector<Target> targets, Crossing& crossing, io::Doorbell doorbell, UniqueFd event,
          UniqueFd epoll);
 
+  /// Where the rings by which originals leave give their frames back.
+  class OriginalReturn final : public io::FrameReturn {
+   public:
+    explicit OriginalReturn(Worker& worker) : worker_(worker) {}
+    void give_back(pipeline::FrameNumber frame) noexcept override {
+      worker_.give_back(frame, true);
+    }
+
+   private:
+    Worker& worker_;
+  };
+
   void give_back(pipeline::FrameNumber frame) noexcept override;
+  void give_back(pipeline::FrameNumber frame, bool original) noexcept;
   pipeline::Sink& sink_of(std::uint32_t target) noexcept;
   void run() noexcept;
   bool reclaim() noexcept;
@@ -171,13 +184,14 @@ class Worker final : public io::FrameReturn {
   UniqueFd event_, epoll_;
 
   pipeline::FramePool pool_;
+  OriginalReturn originals_home_{*this};
   io::TeeSource tee_;
   std::vector<Source> sources_;
   std::vector<std::unique_ptr<io::XskSink>> own_;      ///< by target; null: not ours
   std::vector<std::unique_ptr<MonitorQueue>> queues_;  ///< by target; null: not ours, or straight
   std::vector<MonitorQueue*> scheduled_;               ///< those that are there
   std::vector<std::unique_ptr<CrossingSink>> crossing_sinks_;  ///< by target; null: ours
-  std::vector<std::uint32_t> lent_;                            ///< frames under way, by worker
+  std::vector<Lent> lent_;                                     ///< by worker that has them
   std::unique_ptr<pipeline::Pipeline> pipeline_;
   std::vector<Worker*> peers_;
   pipeline::Burst burst_;

@@ -50,15 +50,17 @@ constexpr std::uint32_t kUser = 1;
 
 TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
   Crossing crossing(2);
-  std::uint32_t lent = 0;
+  Lent lent;
   const std::uint64_t now = 5;
-  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, Crossing::kCapacity, now);
-  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, Crossing::kCapacity, now);
+  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, Crossing::kCapacity, now, true);
+  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, Crossing::kCapacity, now, false);
   const std::vector<TxDescriptor> many(3000, TxDescriptor{FrameAddress{4096}, 60});
   EXPECT_EQ(first.post(many).taken, 3000U);
   const auto posted = second.post(many);
   EXPECT_EQ(posted.taken, Crossing::kCapacity - 3000);
   EXPECT_EQ(posted.refusal, pipeline::Sink::Refusal::ring_full);
+  EXPECT_EQ(lent.frames, Crossing::kCapacity);
+  EXPECT_EQ(lent.originals, 3000U) << "the first takes originals";
   // Taken over by the other worker, but still out: the queue has room, the way home might not.
   std::uint32_t taken = 0;
   crossing.forward(kLender, kUser).consume_all([&](const CrossingFrame& frame) {
@@ -70,9 +72,10 @@ TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
   EXPECT_EQ(taken, Crossing::kCapacity);
   EXPECT_EQ(first.post(many).taken, 0U);
   for (std::uint32_t i = 0; i < taken; ++i) {
-    ASSERT_TRUE(crossing.home(kUser, kLender).push(FrameNumber{2}));
+    ASSERT_TRUE(crossing.home(kUser, kLender).push({FrameNumber{2}, false}));
   }
-  EXPECT_EQ(crossing.home(kUser, kLender).consume_all([&](FrameNumber) { --lent; }), taken);
+  EXPECT_EQ(crossing.home(kUser, kLender).consume_all([&](const Returned&) { --lent.frames; }),
+            taken);
   EXPECT_EQ(first.post(many).taken, 3000U);
 }
 
@@ -80,9 +83,9 @@ TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
 TEST(Crossing, LendsMoreWhereFramesWait) {
   constexpr std::uint32_t kWaiting = 1000;
   Crossing crossing(2, kWaiting);
-  std::uint32_t lent = 0;
+  Lent lent;
   const std::uint64_t now = 5;
-  CrossingSink sink(crossing.forward(kLender, kUser), 0, lent, crossing.lendable(), now);
+  CrossingSink sink(crossing.forward(kLender, kUser), 0, lent, crossing.lendable(), now, false);
   const std::vector<TxDescriptor> many(2 * Crossing::kCapacity, TxDescriptor{{}, 60});
   const auto take_over = [&] {
     return crossing.forward(kLender, kUser).consume_all([](const CrossingFrame&) {});
@@ -94,7 +97,7 @@ TEST(Crossing, LendsMoreWhereFramesWait) {
   EXPECT_EQ(sink.post(many).taken, kWaiting);
   take_over();
   for (std::uint32_t i = 0; i < Crossing::kCapacity + kWaiting; ++i) {
-    ASSERT_TRUE(crossing.home(kUser, kLender).push(FrameNumber{2})) << i;
+    ASSERT_TRUE(crossing.home(kUser, kLender).push({FrameNumber{2}, false})) << i;
   }
 }
 
@@ -103,16 +106,16 @@ TEST(Crossing, PairsOfWorkersDoNotMix) {
   for (std::uint32_t from = 0; from < 3; ++from) {
     for (std::uint32_t to = 0; to < 3; ++to) {
       crossing.forward(from, to).push({{}, 0, from * 3 + to});
-      crossing.home(from, to).push(FrameNumber{from * 3 + to});
+      crossing.home(from, to).push({FrameNumber{from * 3 + to}, false});
     }
   }
   for (std::uint32_t from = 0; from < 3; ++from) {
     for (std::uint32_t to = 0; to < 3; ++to) {
       CrossingFrame frame;
-      FrameNumber number{};
-      ASSERT_TRUE(crossing.forward(from, to).pop(frame) && crossing.home(from, to).pop(number));
+      Returned returned;
+      ASSERT_TRUE(crossing.forward(from, to).pop(frame) && crossing.home(from, to).pop(returned));
       EXPECT_EQ(frame.target, from * 3 + to);
-      EXPECT_EQ(number, FrameNumber{from * 3 + to});
+      EXPECT_EQ(returned.frame, FrameNumber{from * 3 + to});
       EXPECT_EQ(crossing.forward(from, to).read_available(), 0U);
     }
   }
@@ -130,8 +133,10 @@ class Lending : public testing::Test {
 
   void lend() {
     Random random(1);
-    CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, crossing_.lendable(), now_);
-    CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, crossing_.lendable(), now_);
+    CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, crossing_.lendable(), now_,
+                       false);
+    CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, crossing_.lendable(), now_,
+                        false);
     for (std::uint64_t mark = 1; mark <= kMarks;) {
       take_home();
       Burst burst;
@@ -151,16 +156,16 @@ class Lending : public testing::Test {
       }
     }
     lender_done_ = true;
-    while (lent_ != 0) {
+    while (lent_.frames != 0) {
       take_home();
       relax();
     }
   }
 
   void take_home() {
-    crossing_.home(kUser, kLender).consume_all([&](FrameNumber frame) {
-      --lent_;
-      pool_.release(frame);
+    crossing_.home(kUser, kLender).consume_all([&](const Returned& returned) {
+      --lent_.frames;
+      pool_.release(returned.frame);
     });
   }
 
@@ -180,7 +185,7 @@ class Lending : public testing::Test {
           });
       std::size_t completed = last_round ? ring.size() : random.below(128);
       for (; completed > 0 && !ring.empty(); --completed) {
-        if (!crossing_.home(kUser, kLender).push(ring.front())) ++lost_;
+        if (!crossing_.home(kUser, kLender).push({ring.front(), false})) ++lost_;
         ring.pop_front();
       }
       if (last_round && taken == 0 && ring.empty()) return;
@@ -191,7 +196,7 @@ class Lending : public testing::Test {
   Crossing crossing_{2};
   MemoryUmem umem_{kFrames};
   FramePool pool_{FrameNumber{0}, kFrames};
-  std::uint32_t lent_ = 0;
+  Lent lent_;
   std::uint64_t now_ = 0;
   std::atomic<bool> lender_done_{false};
   std::array<std::uint64_t, kTargets> posted_{}, received_{};
