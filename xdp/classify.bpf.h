@@ -437,8 +437,12 @@ static __always_inline __u64 vtap_word(const __u64* rows, const __u64* page_tabl
                                        __u64 word) {
   const __u64* at = rows + (row & (config.classes.row_words - 1)) + config.classes.sum_words;
   __u64 page = ((const __u32*)at)[word / VTAP_PAGE_WORDS] & (config.classes.pages - 1);
+  __u64 inside = word & (VTAP_PAGE_WORDS - 1);
 
-  return page_table[page * VTAP_PAGE_WORDS + (word & (VTAP_PAGE_WORDS - 1))];
+  /* The compiler must not see that page and place share no bit: it would OR them, and 6.1 forgets
+   * the bounds. */
+  asm("" : "+r"(inside));
+  return page_table[page * VTAP_PAGE_WORDS + inside];
 }
 
 /* The rules that the frame satisfies, of one word. */
@@ -541,6 +545,7 @@ static __always_inline int vtap_split(struct vtap_cpu* cpu, __u64 policies, __u6
 /*
  * The policies that take the frame with cpu->key: who serves any of them, VTAP_FOR_* together; for
  * flat plans and for paged ones. Global functions, each with a stack that fits below a caller's.
+ * 6.1 walks both, also the one that this plan never calls; so each says what it is for.
  */
 __noinline int vtap_policies_flat(struct vtap_cpu* cpu, __u32 tap_class) {
   struct vtap_flat selected;
@@ -549,7 +554,7 @@ __noinline int vtap_policies_flat(struct vtap_cpu* cpu, __u32 tap_class) {
   int who = 0;
   __u32 j;
 
-  if (!cpu || !vtap_find_tables(&tables)) return 0;
+  if (!cpu || config.classes.sum_words || !vtap_find_tables(&tables)) return 0;
   tops = vtap_vector(&tables, config.classes.seg_top_class);
   cloned = vtap_vector(&tables, config.classes.cloned_class);
   vtap_select_all((struct vtap_selected){.flat = &selected}, &tables, &cpu->key, tap_class);
@@ -562,34 +567,52 @@ __noinline int vtap_policies_flat(struct vtap_cpu* cpu, __u32 tap_class) {
   return who;
 }
 
+/* The same of the words of the first sum, and of any other: who takes the frame there. Global
+ * functions for the verifier again: 6.1 gives up where it has to walk these loops once for every
+ * sum and every answer so far. */
+__noinline int vtap_policies_of_first(struct vtap_cpu* cpu, __u64 words) {
+  int who = 0;
+  __u32 i;
+
+  if (!cpu || !config.classes.sum_words) return 0;
+  for (i = 0; i < 64 && words; i++) {
+    __u32 word = lowest_bit(words);
+
+    who |= vtap_split(cpu, vtap_word_policies(cpu, word), vtap_cloned(cpu, word), word);
+    words &= words - 1;
+  }
+  return who;
+}
+
+__noinline int vtap_policies_of(struct vtap_cpu* cpu, __u64 words, __u32 sum) {
+  __u32 i;
+
+  if (!cpu || !config.classes.sum_words) return 0;
+  for (i = 0; i < 64 && words; i++) {
+    if (vtap_word_policies(cpu, sum * 64 + lowest_bit(words))) return VTAP_FOR_BROKER;
+    words &= words - 1;
+  }
+  return 0;
+}
+
 __noinline int vtap_policies_paged(struct vtap_cpu* cpu, __u32 tap_class) {
   struct vtap_paged selected;
   struct vtap_tables tables;
-  __u64 words;
-  int who = 0;
   __u32 sum, i;
+  int who;
 
-  if (!cpu || !vtap_find_tables(&tables)) return 0;
+  if (!cpu || !config.classes.sum_words || !vtap_find_tables(&tables)) return 0;
   selected.to = &cpu->selection;
   vtap_select_all((struct vtap_selected){.paged = &selected}, &tables, &cpu->key, tap_class);
   for (i = 0; i < VTAP_EARLY_WORDS; i++) {
     if (i >= config.classes.early_words) break;
     cpu->policies[i] = 0;
   }
-  for (sum = 0; sum < VTAP_MAX_SUMS; sum++) {
+  who = vtap_policies_of_first(cpu, selected.sums[0]);
+  for (sum = 1; sum < VTAP_MAX_SUMS; sum++) {
     if (sum >= config.classes.sum_words) break;
-    if (sum && who & VTAP_FOR_BROKER) break; /* all that the others can say */
-    words = selected.sums[sum];
-    for (i = 0; i < 64 && words; i++) {
-      __u32 word = sum * 64 + lowest_bit(words);
-      __u64 policies = vtap_word_policies(cpu, word);
-
-      words &= words - 1;
-      if (!sum)
-        who |= vtap_split(cpu, policies, vtap_cloned(cpu, word), word);
-      else if (policies)
-        who |= VTAP_FOR_BROKER;
-    }
+    if (who & VTAP_FOR_BROKER) break; /* all that the others can say */
+    who |= vtap_policies_of(cpu, selected.sums[sum], sum);
   }
   return who;
 }

@@ -29,6 +29,8 @@ CAPTURES: dict[str, dict[str, str]] = {
     "redirect": {"capture": "redirect"},
 }
 TEES = ("tc", "xdp")
+# One that ends fails the test at once; ten thousand policies take a minute on an emulated machine.
+READY_S = 120
 
 
 def binary(variable: str, below_build_dir: str) -> Path:
@@ -130,7 +132,7 @@ class Broker:
 
     # -- starting and ending --
 
-    def start(self, wait_ready: bool = True, timeout: float = 20) -> "Broker":
+    def start(self, wait_ready: bool = True, timeout: float = READY_S) -> "Broker":
         assert self.process is None or self.process.poll() is not None, "already running"
         self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.ns.entered(), self.log_file.open("ab") as log:
@@ -141,7 +143,7 @@ class Broker:
             self.wait_ready(timeout)
         return self
 
-    def wait_ready(self, timeout: float = 20) -> None:
+    def wait_ready(self, timeout: float = READY_S) -> None:
         deadline = time.monotonic() + timeout
         while not re.search(r"\bready\b", self.log()[self._log_from:]):
             assert self.process is not None

@@ -49,6 +49,20 @@ def chosen(expression: str, frames: list[bytes]) -> list[bytes]:
         return packets.read_pcap(taken)
 
 
+def kernel_judges(capture: str, expression: str) -> bool:
+    """Whether what it rejects is never copied."""
+    if "protochain" in expression or "1200" in expression:
+        return False  # loops; asks for bytes behind those that the kernel looks at
+    # At TC, a kernel that does not show whether a checksum is finished leaves what may read one to
+    # the broker. Byte 54, a port over IPv6, is in TCP's checksum over IPv4 with a tag.
+    return expression != "udp port 53" or capture != "tc" or shows_checksums()
+
+
+def shows_checksums() -> bool:
+    """Whether the kernel has what the tap's program asks for a packet's checksum (6.2)."""
+    return " bpf_cast_to_kern_ctx" in Path("/proc/kallsyms").read_text()
+
+
 @pytest.mark.parametrize("capture", CAPTURES)
 def test_copies_are_what_tcpdump_takes(capture: str) -> None:
     frames = traffic()
@@ -60,16 +74,20 @@ def test_copies_are_what_tcpdump_takes(capture: str) -> None:
             text = config([inline(**CAPTURES[capture])], monitors(1), [policy(filter=expression)])
             with Broker(lab, text) as running:
                 lab.left.send_all(frames)
-                # Those that go by the broker may overtake, or be overtaken.
-                key = sorted if capture == "redirect" else list
+                # Those that go by the broker may overtake, or be overtaken; and at XDP the far end
+                # has GRO on, which keeps no order among flows.
+                key = list if capture == "tc" else sorted
                 assert_frames(key(frames), key(lab.right.receive(len(frames))), "originals")
                 stats = running.settled()
                 count = by_name(stats, "policies")["all"]
                 assert count["matched_frames"] == len(expected), expression
                 assert_frames(expected, lab.monitor(0).receive(len(expected)), expression)
-                if "protochain" not in expression and "1200" not in expression:
+                copied = tap_ports(stats)["t0"]["matched_frames"]
+                if kernel_judges(capture, expression):
                     # What it rejects was never copied.
-                    assert tap_ports(stats)["t0"]["matched_frames"] == len(expected), expression
+                    assert copied == len(expected), expression
+                else:
+                    assert len(expected) <= copied <= len(frames), expression
 
 
 def test_super_packets_are_judged_when_they_are_cut() -> None:
