@@ -209,5 +209,32 @@ TEST_F(FilterTest, APolicyTakesWhatItsMatchAndItsFilterTake) {
   EXPECT_GT(rejected, 300U);
 }
 
+/// The verifier walks every way through them, and gives up at some number.
+TEST_F(FilterTest, FewerFiltersIfTheVerifierDoesNotTakeThemTogether) {
+  std::vector<filter::Filter> compiled;
+  for (int round = 0; round < 20; ++round) {
+    for (const auto& expression : kExpressions) {
+      auto filter = filter::Filter::compile(std::string(expression));
+      std::vector<bpf_insn> code;
+      if (filter && filter::translate(filter->program(), code))
+        compiled.push_back(std::move(*filter));
+    }
+  }
+  std::vector<io::PortFilter> filters;
+  for (const filter::Filter& filter : compiled) filters.push_back({&filter, {{0, 1}}});
+  ASSERT_GT(filters.size(), 500U);
+  const config::Config config = one_policy({config::Match{.proto = {{17, 17}}}});
+  const Compiled plan(config);
+  Tee tee(8);
+  vtap_port_config constants_of_tap = constants(plan.tables, 0, tee);
+  constants_of_tap.filters = 1;
+  Tap few(io::ProgramHook::tc, constants_of_tap, tee, plan,
+          std::vector(filters.begin(), filters.begin() + 20));
+  EXPECT_EQ(few.programs().filters_left_out(), 0U);
+  Tap many(io::ProgramHook::tc, constants_of_tap, tee, plan, filters);
+  EXPECT_GT(many.programs().filters_left_out(), 0U);
+  EXPECT_LT(many.programs().filters_left_out(), filters.size());
+}
+
 }  // namespace
 }  // namespace vtap::test

@@ -103,6 +103,22 @@ def test_stop_and_restart(capture: str, number: signal.Signals) -> None:
             assert max(delivery.delays_s()) < limit, f"{what}: delayed"
 
 
+def test_stop_with_copies_waiting_at_another_worker() -> None:
+    """Copies that wait for a shaped monitor do not count as originals under way: the stop finds its
+    moment, and turns nothing around."""
+    text = config([inline(**CAPTURES["redirect"])], [*monitors(1), *monitors(2, rate="100kbit/s")[1:]],
+                  [policy(to=["mon1"])], workers=2)
+    for _ in range(4):
+        with lab_for("redirect", monitors=2) as lab, Broker(lab, text) as running:
+            with BothWays(lab, 4 * RATE) as traffic:
+                time.sleep(0.3)
+                assert by_name(running.stats(), "monitors")["mon1"]["waiting_frames"] > 0
+                assert running.stop() == 0
+                time.sleep(0.2)
+            for what, delivery in traffic.deliveries:
+                delivery.assert_complete(what)
+
+
 @tees
 def test_tee_does_not_care_about_a_hang(capture: str) -> None:
     with lab_for(capture) as lab, Broker(lab, simple_config(CAPTURES[capture])) as running:

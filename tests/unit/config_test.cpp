@@ -508,6 +508,22 @@ TEST(Config, AllErrorsInFileOrder) {
   EXPECT_EQ(places, expected) << all(parsed);
 }
 
+TEST(Config, TablesOfFlowsHaveALimitTogether) {
+  const auto text_of = [](int policies) {
+    std::string text = join({kTap, kMonitor});
+    for (int i = 0; i < policies; ++i) {
+      text += "[[policy]]\nname = \"p" + std::to_string(i) + "\"\nmonitors = [\"ids\"]\n" +
+              "head = 1\nflow_entries = 16777216\n";
+    }
+    return text;
+  };
+  EXPECT_TRUE(parse(text_of(4), "t.toml").config.has_value());
+  const auto parsed = parse(text_of(5), "t.toml");
+  ASSERT_EQ(parsed.errors.size(), 1U);
+  EXPECT_NE(parsed.errors[0].message.find("1280 MiB, at most 1024"), std::string::npos)
+      << all(parsed);
+}
+
 TEST(Config, EmptyFileLacksTapAndMonitor) {
   for (const auto* text : {"", "\n", "# nothing\n", "\xef\xbb\xbf"}) {
     const auto parsed = parse(text, "t.toml");

@@ -30,6 +30,8 @@ using pipeline::UmemView;
 using worker::Crossing;
 using worker::CrossingFrame;
 using worker::CrossingSink;
+using worker::Lent;
+using worker::Returned;
 
 /// Lets the other thread run, where both share a core.
 void relax() { std::this_thread::yield(); }
