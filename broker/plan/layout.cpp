@@ -196,8 +196,7 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
   layout.match_words = static_cast<std::uint32_t>(words);
   layout.early_words =
       std::min(static_cast<std::uint32_t>(words_of(early)), std::uint32_t{VTAP_EARLY_WORDS});
-  if (layout.paged())
-    layout.match_words = (layout.match_words + kWordBits - 1) / kWordBits * kWordBits;
+  if (layout.paged()) layout.match_words = static_cast<std::uint32_t>(words_of(words) * kWordBits);
   if (layout.except_words != 0) layout.except_words = layout.match_words;
   return layout;
 }

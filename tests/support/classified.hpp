@@ -27,9 +27,8 @@ class Found {
     std::vector<std::uint32_t> policies;
     for (const plan::Hit& hit : hits_)
       classifier_.for_each_policy(hit, [&](std::uint32_t p) { policies.push_back(p); });
-    std::ranges::sort(policies);
-    const auto again = std::ranges::unique(policies);
-    policies.erase(again.begin(), again.end());
+    std::sort(policies.begin(), policies.end());
+    policies.erase(std::unique(policies.begin(), policies.end()), policies.end());
     return policies;
   }
 
