@@ -11,6 +11,10 @@
 namespace vtap::filter {
 namespace {
 
+/// BPF_ADD is zero, which clang-tidy takes for a slip beside BPF_K.
+constexpr int kAdd = BPF_ALU64 | BPF_K;
+static_assert(BPF_ADD == 0);
+
 constexpr std::uint8_t kA = BPF_REG_2;
 constexpr std::uint8_t kX = BPF_REG_3;
 constexpr std::uint8_t kScratch = BPF_REG_4;
@@ -115,10 +119,10 @@ class Translator {
   void load_indirect(std::uint32_t k, std::uint16_t size) {
     if (k >= kWindowBytes) return surely_out();
     alu_x(BPF_MOV, kScratch, kX);
-    emit(BPF_ALU64 | BPF_ADD | BPF_K, kScratch, 0, 0, k);
+    emit(kAdd, kScratch, 0, 0, k);
     jump_if(BPF_JMP | BPF_JGT, kScratch, kWindowBytes - 1, kOut);
     emit(BPF_ALU64 | BPF_MOV | BPF_X, kEnd, kScratch, 0, 0);
-    emit(BPF_ALU64 | BPF_ADD | BPF_K, kEnd, 0, 0, bytes_of(size));
+    emit(kAdd, kEnd, 0, 0, bytes_of(size));
     jump_if_x(BPF_JMP | BPF_JGT, kEnd, kAvailable, kOut);
     emit(BPF_ALU64 | BPF_ADD | BPF_X, kScratch, kWindow, 0, 0);
     load(kA, kScratch, 0, size);

@@ -25,6 +25,10 @@ static_assert(filter::kWindowBytes == VTAP_WINDOW);
 static_assert(sizeof(vtap_cpu::headers) >= filter::kWindowBytes + filter::kWindowSlack);
 
 constexpr std::uint8_t kContext = BPF_REG_6;
+/// Operations whose parts are partly zero, which clang-tidy takes for a slip.
+constexpr int kAdd = BPF_ALU64 | BPF_K;  // BPF_ADD
+constexpr int kWide = BPF_LD | BPF_DW;   // BPF_IMM
+static_assert(BPF_ADD == 0 && BPF_IMM == 0);
 
 /// Of a field of struct vtap_cpu, from its `headers`.
 constexpr std::int16_t from_window(std::size_t field) {
@@ -95,11 +99,11 @@ class Generator {
     code_.insert(code_.end(), more.begin(), more.end());
   }
   void move(int dst, int src) { emit(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 0, 0); }
-  void add(int dst, std::int32_t k) { emit(BPF_ALU64 | BPF_ADD | BPF_K, dst, 0, 0, k); }
+  void add(int dst, std::int32_t k) { emit(kAdd, dst, 0, 0, k); }
   void constant(int dst, std::int32_t k) { emit(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, k); }
   void call(std::int32_t helper) { emit(BPF_JMP | BPF_CALL, 0, 0, 0, helper); }
   void wide(int dst, int src, std::uint64_t value) {
-    emit(BPF_LD | BPF_DW | BPF_IMM, dst, src, 0, static_cast<std::int32_t>(value & 0xffffffff));
+    emit(kWide, dst, src, 0, static_cast<std::int32_t>(value & 0xffffffff));
     emit(0, 0, 0, 0, static_cast<std::int32_t>(value >> 32));
   }
   void map(int dst, int fd) { wide(dst, BPF_PSEUDO_MAP_FD, static_cast<std::uint32_t>(fd)); }

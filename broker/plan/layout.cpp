@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <compare>
 #include <span>
 #include <string>
 #include <tuple>
@@ -61,7 +60,11 @@ struct Likeness {
   std::array<config::Mac, 3> macs{};
   std::array<std::uint32_t, 9> numbers{};
 
-  auto operator<=>(const Likeness&) const = default;
+  bool operator<(const Likeness& other) const {
+    return std::tie(group, keys, widths, addresses, macs, numbers) <
+           std::tie(other.group, other.keys, other.widths, other.addresses, other.macs,
+                    other.numbers);
+  }
 
   /// Whether it asks the same keys, about as narrowly.
   [[nodiscard]] bool asks_the_same(const Likeness& other) const {
