@@ -9,8 +9,8 @@ namespace vtap::filter {
 namespace {
 
 constexpr int kLongest = 65535;  // bytes of a frame
-/// libpcap's optimiser takes time by the square of the expression and more: 0.7 s for 200 hosts, over
-/// a minute for 1000. Longer ones go without; what they take is the same.
+/// libpcap's optimiser takes time by the square of the expression and more: 0.7 s for 200 hosts,
+/// over a minute for 1000. Longer ones go without; what they take is the same.
 constexpr std::size_t kLongestOptimised = 2000;
 
 static_assert(sizeof(Instruction) == sizeof(bpf_insn));
