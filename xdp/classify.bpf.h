@@ -20,7 +20,9 @@
 #include <vtap/abi.h>
 #include <vtap/parse.h>
 
-/* All vectors: config.classes.row_words words, and room for one vector more. */
+/* All vectors: config.classes.row_words words, and room for one vector more, as large as any plan
+ * has them: where the compiler spills the number of a word before it is compared, 6.1 does not know
+ * that it is one of this plan. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, 1);
@@ -35,6 +37,16 @@ struct {
   __uint(key_size, sizeof(__u32));
   __uint(value_size, VTAP_PAGE_WORDS * sizeof(__u64));
 } pages SEC(".maps");
+
+/* Recent verdicts of a paged plan, CPU behind CPU; room for config.classes.cache_slots of each.
+ * Only what can be mapped begins on a cache line. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, VTAP_CACHE_LINE);
+} verdicts SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -133,14 +145,6 @@ struct vtap_tables {
   const __u32* trie4;
 };
 
-/* Words of a stored vector (abi.h). */
-static __always_inline __u32 vtap_stride(void) {
-  __u32 words = config.classes.match_words + config.classes.except_words;
-  __u32 sums = config.classes.sum_words;
-
-  return sums ? sums + words / VTAP_PAGE_WORDS / 2 : words;
-}
-
 static __always_inline __u64 vtap_uses(const struct vtap_tables* tables, __u32 dims) {
   return tables->dims & dims;
 }
@@ -175,7 +179,7 @@ static __always_inline bool vtap_find_tables(struct vtap_tables* tables) {
 /* Where the vector of this number is, in words of the table. */
 static __always_inline __u32 vtap_row(__u32 number) {
   __u32 at = number;
-  __u32 stride = vtap_stride();
+  __u32 stride = config.classes.stride;
 
   asm("%[at] *= %[stride]" : [at] "+r"(at) : [stride] "r"(stride));
   return at;
@@ -193,7 +197,7 @@ static __always_inline __u32 vtap_trie4_step(const __u32* trie4_table, __u32 ent
   return entry & VTAP_TRIE4_BLOCK ? trie4_table[at & (config.classes.trie4_entries - 1)] : entry;
 }
 
-/* Addresses are copied to the stack for a lookup: to vtap_wanted() the frame's key is memory of a
+/* Addresses are copied to the stack for a lookup: to vtap_classify() the frame's key is memory of a
  * kind that helpers do not take as a map key (6.1). */
 
 /* VTAP_NO_CLASS: not one of the exact addresses. No branch depends on where it is. */
@@ -380,11 +384,11 @@ static __always_inline void vtap_select_all(struct vtap_selected to,
     to.paged->count = 0;
     to.paged->either_count = 0;
   }
-  vtap_select(to, tables, tap_class);
   vtap_select_addresses(to, tables, key);
   vtap_select_ports(to, tables, key);
   vtap_select_macs(to, tables, key);
   vtap_select_fields(to, tables, key);
+  vtap_select(to, tables, tap_class); /* last, as it rarely rules out anything (vtap_rules()) */
   if (to.flat) return;
   to.paged->to->count = (__u32)to.paged->count;
   to.paged->to->either_count = (__u32)to.paged->either_count;
@@ -445,7 +449,8 @@ static __always_inline __u64 vtap_word(const __u64* rows, const __u64* page_tabl
   return page_table[page * VTAP_PAGE_WORDS + inside];
 }
 
-/* The rules that the frame satisfies, of one word. */
+/* The rules that the frame satisfies, of one word. Often there is none, as the sums only say that
+ * each vector has a bit somewhere in it, and then two vectors mostly show it. */
 static __always_inline __u64 vtap_rules(const __u64* rows, const __u64* page_table,
                                         const struct vtap_selection* from, __u64 word) {
   __u64 rules = ~0ull;
@@ -454,6 +459,7 @@ static __always_inline __u64 vtap_rules(const __u64* rows, const __u64* page_tab
   for (i = 0; i < VTAP_MAX_SELECTED; i++) {
     if (i >= from->count) break;
     rules &= vtap_word(rows, page_table, from->all[i], word);
+    if (!rules) return 0;
   }
   for (i = 0; i < VTAP_MAX_EITHER; i += 2) {
     if (i >= from->either_count) break;
@@ -506,7 +512,7 @@ __noinline __u64 vtap_cloned(struct vtap_cpu* cpu, __u32 number) {
 }
 
 /* Whether any policy of the tap with this class takes the frame with cpu->key. */
-__noinline int vtap_wanted(struct vtap_cpu* cpu, __u32 tap_class) {
+__noinline int vtap_classify(struct vtap_cpu* cpu, __u32 tap_class) {
   struct vtap_paged selected;
   struct vtap_tables tables;
   __u64 words;
@@ -531,6 +537,93 @@ __noinline int vtap_wanted(struct vtap_cpu* cpu, __u32 tap_class) {
     }
   }
   return false;
+}
+
+/* The loops over a key are unrolled, and each mask is a constant to the verifier: of words that no
+ * rule reads nothing is left. */
+
+/* Word i of a key, as far as any rule reads it. */
+static __always_inline __u64 vtap_key_word(const struct vtap_key* key, __u32 i, __u64 mask) {
+  typedef __u64 __attribute__((may_alias)) word;
+
+  return ((const word*)key)[i] & mask;
+}
+
+/* The slot of this CPU where the verdict belongs, or NULL, which cannot be. The hash is NH (Black
+ * et al., UMAC, 1999) over halves of words, whose products do not wait for one another, and then
+ * multiply-shift (Dietzfelbinger et al., 1997): for any two keys, however they were chosen, few
+ * seeds have them share a slot. */
+static __always_inline struct vtap_verdict* vtap_slot(const struct vtap_key* key, __u32 tap_class) {
+  __u64 sum = tap_class * config.classes.cache_seeds[VTAP_KEY_WORDS];
+  __u32 slots = config.classes.cache_slots;
+  __u32 i, slot;
+
+#pragma unroll
+  for (i = 0; i < VTAP_KEY_WORDS; i++) {
+    __u64 mask = config.classes.key_mask[i];
+    __u64 word, seed;
+
+    if (!mask) continue;
+    word = vtap_key_word(key, i, mask);
+    seed = config.classes.cache_seeds[i];
+    sum += (__u64)((__u32)word + (__u32)seed) * ((__u32)(word >> 32) + (__u32)(seed >> 32));
+  }
+  sum ^= sum >> 32; /* else ports and addresses in a row lie in a row, some in few slots */
+  sum *= config.classes.cache_multiplier;
+  slot = bpf_get_smp_processor_id() * slots + (__u32)((sum >> 32) * slots >> 32);
+  return bpf_map_lookup_elem(&verdicts, &slot);
+}
+
+/* Whether the slot holds the verdict on this key for this tap. */
+static __always_inline bool vtap_holds(const struct vtap_verdict* verdict,
+                                       const struct vtap_key* key, __u32 tap_class) {
+  __u64 difference = verdict->owner ^ (tap_class + 1);
+  const __u64* at = verdict->key;
+  __u32 i;
+
+#pragma unroll
+  for (i = 0; i < VTAP_KEY_WORDS; i++) {
+    __u64 mask = config.classes.key_mask[i];
+
+    if (mask) difference |= *at++ ^ vtap_key_word(key, i, mask);
+  }
+  return !difference;
+}
+
+static __always_inline void vtap_keep(struct vtap_verdict* verdict, const struct vtap_key* key,
+                                      __u32 tap_class, int wanted) {
+  __u64* at = verdict->key;
+  __u32 i;
+
+  verdict->owner = tap_class + 1;
+  verdict->wanted = wanted;
+#pragma unroll
+  for (i = 0; i < VTAP_KEY_WORDS; i++) {
+    __u64 mask = config.classes.key_mask[i];
+
+    if (mask) *at++ = vtap_key_word(key, i, mask);
+  }
+}
+
+/* vtap_classify(), unless the answer is at hand. Entries are written and read without further ado,
+ * as nothing else runs on this CPU between the lookup and the end (struct vtap_cpu). */
+__noinline int vtap_recall(struct vtap_cpu* cpu, __u32 tap_class) {
+  struct vtap_verdict* verdict;
+  int wanted;
+
+  if (!cpu || !config.classes.cache_slots) return false;
+  verdict = vtap_slot(&cpu->key, tap_class);
+  if (!verdict) return vtap_classify(cpu, tap_class);
+  if (vtap_holds(verdict, &cpu->key, tap_class)) return verdict->wanted;
+  wanted = vtap_classify(cpu, tap_class);
+  vtap_keep(verdict, &cpu->key, tap_class, wanted);
+  return wanted;
+}
+
+/* The same; what a filter says of a frame is not in its key. */
+static __always_inline int vtap_wanted(struct vtap_cpu* cpu, __u32 tap_class) {
+  return config.classes.cache_slots && !config.filters ? vtap_recall(cpu, tap_class)
+                                                       : vtap_classify(cpu, tap_class);
 }
 
 enum { VTAP_FOR_BROKER = 1, VTAP_FOR_CLONE = 2 };

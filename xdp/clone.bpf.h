@@ -6,6 +6,7 @@
 #ifndef VTAP_CLONE_BPF_H
 #define VTAP_CLONE_BPF_H
 
+#include "limits.bpf.h"
 #include "skb.bpf.h"
 
 /* What a packet is on the wire: frames, and bytes in all. */
@@ -21,13 +22,6 @@ struct {
   __type(key, __u32);
   __type(value, struct vtap_placed);
 } placed SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, 1); /* policies */
-  __type(key, __u32);
-  __type(value, struct vtap_placed_counters);
-} placed_counts SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -79,6 +73,7 @@ static __always_inline void take_policy(struct vtap_walk* w) {
   if (!count) return;
   count->matched_frames += w->frames;
   count->matched_bytes += w->bytes;
+  if (to->limits && !within_limits(w, to->limits, count)) return;
   w->left = to->monitors;
   w->pair = to->first_pair;
 }
@@ -144,6 +139,7 @@ __noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
   w->monitors = w->left = w->bits = 0;
   w->word = 0;
   w->policy = ~0u;
+  w->now = 0;
   if (!config.classes.sum_words) {
     /* One policy for one monitor is what most packets meet, and needs no walk. */
     __u64 first = cpu->policies[0];

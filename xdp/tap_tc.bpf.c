@@ -253,7 +253,7 @@ static __always_inline int tap(struct __sk_buff* skb, struct vtap_cpu* cpu) {
   __u64 monitors = 0;
   if (who & VTAP_FOR_CLONE) monitors = monitors_of(cpu, frames, wire.bytes);
   if (who & VTAP_FOR_BROKER) {
-    copy(skb, cpu, length, frames, by_leg, monitors != 0, count);
+    copy(skb, cpu, length, frames, by_leg, who & VTAP_FOR_CLONE, count);
   } else {
     count->matched += frames;
     count->copied += frames;

@@ -24,6 +24,9 @@ constexpr std::size_t kMaxKeyParts = 64;
 struct Document {
   Config config;
   PortOwners owners;
+  Names taps;
+  Names monitors;
+  Names policies;
 };
 
 constexpr auto kFileKeys = std::to_array<Key<Document>>({
@@ -31,14 +34,14 @@ constexpr auto kFileKeys = std::to_array<Key<Document>>({
     {"tap",
      [](const Field& f, Document& document) {
        f.each_table("a list of tables: [[tap]]", [&](const Field&, const toml::table& table) {
-         read_tap(f.findings(), table, document.owners, document.config);
+         read_tap(f.findings(), table, document.owners, document.taps, document.config);
        });
      },
      "a [[tap]] table with name, mode and ports"},
     {"monitor",
      [](const Field& f, Document& document) {
        f.each_table("a list of tables: [[monitor]]", [&](const Field&, const toml::table& table) {
-         read_monitor(f.findings(), table, document.owners, document.config);
+         read_monitor(f.findings(), table, document.owners, document.monitors, document.config);
        });
        share_queues(f.findings(), document.config);
      },
@@ -47,7 +50,7 @@ constexpr auto kFileKeys = std::to_array<Key<Document>>({
     {"policy",
      [](const Field& f, Document& document) {
        f.each_table("a list of tables: [[policy]]", [&](const Field&, const toml::table& table) {
-         read_policy(f.findings(), table, document.config);
+         read_policy(f.findings(), table, document.policies, document.config);
        });
        limit_flow_tables(f.findings(), document.config);
      }},

@@ -333,7 +333,7 @@ constexpr auto kPolicyKeys = std::to_array<Key<PolicyDraft>>({
 
 }  // namespace
 
-void read_policy(Findings& findings, const toml::table& table, Config& config) {
+void read_policy(Findings& findings, const toml::table& table, Names& names, Config& config) {
   PolicyDraft draft{config, {}};
   draft.policy.at = position(table.source());
   read_keys(findings, table, "[[policy]]", kPolicyKeys, draft);
@@ -342,8 +342,8 @@ void read_policy(Findings& findings, const toml::table& table, Config& config) {
     draft.policy.taps.resize(config.taps.size());
     std::iota(draft.policy.taps.begin(), draft.policy.taps.end(), 0U);
   }
+  names.claim(findings, table, "policy", draft.policy.name);
   config.policies.push_back(std::move(draft.policy));
-  refuse_second_name(findings, table, "policy", config.policies);
 }
 
 void limit_flow_tables(Findings& findings, const Config& config) {

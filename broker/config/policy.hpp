@@ -7,7 +7,7 @@
 namespace vtap::config {
 
 /// One [[policy]] table, appended to `config`, whose broker, taps and monitors have been read.
-void read_policy(Findings& findings, const toml::table& table, Config& config);
+void read_policy(Findings& findings, const toml::table& table, Names& names, Config& config);
 
 /// Refuses tables of flows and hosts (head, slice after, meters per host) that take too much memory
 /// together.

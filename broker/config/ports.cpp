@@ -160,7 +160,8 @@ void PortOwners::claim(const Field& field, const std::string& port, const std::s
   }
 }
 
-void read_tap(Findings& findings, const toml::table& table, PortOwners& owners, Config& config) {
+void read_tap(Findings& findings, const toml::table& table, PortOwners& owners, Names& names,
+              Config& config) {
   TapDraft draft{{}, owners};
   draft.tap.at = position(table.source());
   read_keys(findings, table, "[[tap]]", kTapKeys, draft);
@@ -171,24 +172,24 @@ void read_tap(Findings& findings, const toml::table& table, PortOwners& owners, 
   draft.tap.mode = draft.mode.value_or(Mode::inline_pair);
   draft.tap.capture = draft.capture.value_or(Capture::automatic);
   draft.tap.direction = draft.direction.value_or(Direction::both);
+  names.claim(findings, table, "tap", draft.tap.name);
   config.taps.push_back(std::move(draft.tap));
   check_port_limit(findings, config);
-  refuse_second_name(findings, table, "tap", config.taps);
 }
 
-void read_monitor(Findings& findings, const toml::table& table, PortOwners& owners,
+void read_monitor(Findings& findings, const toml::table& table, PortOwners& owners, Names& names,
                   Config& config) {
   MonitorDraft draft{{}, owners, config.broker.frames};
   draft.monitor.at = position(table.source());
   draft.monitor.queue = 0;
   read_keys(findings, table, "[[monitor]]", kMonitorKeys, draft);
+  names.claim(findings, table, "monitor", draft.monitor.name);
   config.monitors.push_back(std::move(draft.monitor));
   if (config.monitors.size() == VTAP_MAX_MONITORS + 1) {
     findings.errors.push_back(
         {config.monitors.back().at, "more than " + std::to_string(VTAP_MAX_MONITORS) +
                                         " monitors (VTAP_MAX_MONITORS); run a second broker"});
   }
-  refuse_second_name(findings, table, "monitor", config.monitors);
 }
 
 void share_queues(Findings& findings, Config& config) {

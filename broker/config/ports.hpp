@@ -25,10 +25,12 @@ class PortOwners {
 };
 
 /// One [[tap]] table, appended to `config`.
-void read_tap(Findings& findings, const toml::table& table, PortOwners& owners, Config& config);
+void read_tap(Findings& findings, const toml::table& table, PortOwners& owners, Names& names,
+              Config& config);
 
 /// One [[monitor]] table, appended to `config`; an absent queue is 0 until share_queues().
-void read_monitor(Findings& findings, const toml::table& table, PortOwners& owners, Config& config);
+void read_monitor(Findings& findings, const toml::table& table, PortOwners& owners, Names& names,
+                  Config& config);
 
 /// Fills in the queues of the monitors that state none, once all of them are read.
 void share_queues(Findings& findings, Config& config);

@@ -116,6 +116,20 @@ void refuse_absent(Findings& findings, const toml::table& table, std::string_vie
        std::string(where) + " has no " + quoted(key) + "; write " + std::string(expected)});
 }
 
+void Names::claim(Findings& findings, const toml::table& table, std::string_view kind,
+                  const std::string& name) {
+  if (name.empty()) {
+    return;
+  }
+  const auto [first, is_new] = lines_.emplace(name, table.source().begin.line);
+  if (is_new) {
+    return;
+  }
+  Field(findings, "name", *table.get("name"))
+      .error("there is a " + std::string(kind) + " " + quoted(name) + " already, in line " +
+             std::to_string(first->second) + "; a name belongs to one " + std::string(kind));
+}
+
 std::optional<Field> find(Findings& findings, const toml::table& table, std::string_view key) {
   if (const auto* node = table.get(key)) {
     return Field(findings, key, *node);

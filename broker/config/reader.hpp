@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -196,20 +197,17 @@ void read_keys(Findings& findings, const toml::table& table, std::string_view wh
   refuse_unknown(findings, table, where, names_of(keys));
 }
 
-/// Reports the last of `items`, read from `table`, where an earlier one has its name.
-template <typename Item>
-void refuse_second_name(Findings& findings, const toml::table& table, std::string_view kind,
-                        const std::vector<Item>& items) {
-  const auto& last = items.back();
-  const auto first = std::find_if(items.begin(), items.end(),
-                                  [&](const Item& item) { return item.name == last.name; });
-  if (&*first != &last && !last.name.empty()) {
-    const auto* name = table.get("name");
-    Field(findings, "name", *name)
-        .error("there is a " + std::string(kind) + " " + quoted(last.name) + " already, in line " +
-               std::to_string(first->at.line) + "; a name belongs to one " + std::string(kind));
-  }
-}
+/// The names of the tables of one kind: a name belongs to one of them.
+class Names {
+ public:
+  /// Reports `name`, which `table` has, where an earlier table has it. An empty one was refused
+  /// before.
+  void claim(Findings& findings, const toml::table& table, std::string_view kind,
+             const std::string& name);
+
+ private:
+  std::unordered_map<std::string, std::uint32_t> lines_;  ///< of the first table with that name
+};
 
 /// The value of `key`, for findings about how keys of one table fit together.
 std::optional<Field> find(Findings& findings, const toml::table& table, std::string_view key);

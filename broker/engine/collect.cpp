@@ -156,6 +156,11 @@ stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
     const vtap_placed_counters counters = clones_.policy(policy);
     out.matched_frames = counters.matched_frames;
     out.matched_bytes = counters.matched_bytes;
+    out.dropped = {{"sample", counters.dropped_sample},
+                   {"meter", counters.dropped_meter},
+                   {"once", 0},
+                   {"head", 0}};
+    out.metered = {counters.green, counters.yellow, counters.red};
   }
   return out;
 }

@@ -19,6 +19,10 @@ namespace {
 using config::Capture;
 using config::Mode;
 
+/// The bytes of one super-packet's frames: 64 KiB, and for all frames but the first headers again,
+/// which are no more as long as frames carry at least what their headers take.
+constexpr std::uint64_t kSuperPacketBytes = 128 << 10;
+
 std::string_view mode_name(Mode mode) {
   switch (mode) {
     case Mode::inline_pair:
@@ -235,13 +239,31 @@ class Resolver {
     return {*link, host::has_native_xdp(*link) ? host::Hook::xdp : host::Hook::tc};
   }
 
+  static std::string meter_needs_broker(const config::Meter& meter) {
+    if (meter.per != config::Per::policy) return "its meter is for each host or flow";
+    if (meter.exceed_slice != 0) return "its meter slices what exceeds the rate";
+    const bool by_packets = meter.packets_per_second != 0;
+    const std::uint64_t least = by_packets ? std::uint64_t{VTAP_MAX_CUT} : kSuperPacketBytes;
+    const auto too_small = [&](const std::string& burst) {
+      return "a " + burst + " of less than " +
+             (by_packets ? std::to_string(least) + " packets"
+                         : std::to_string(least >> 10U) + "KiB") +
+             " may be less than one super-packet, which the kernel passes or drops whole";
+    };
+    if (meter.burst < least) return too_small("burst");
+    if (meter.peak_per_second != 0 && meter.peak_burst < least) return too_small("peak_burst");
+    return {};
+  }
+
   /// Why the kernel cannot serve a policy; empty: it can (docs/decisions/0013).
   [[nodiscard]] std::string needs_broker(const config::Policy& policy,
                                          const Resolved& resolved) const {
     if (policy.filter) return "it has a filter";
-    if (policy.sample) return "it samples";
+    if (policy.sample && policy.sample->flows) return "it samples flows";
     if (policy.head) return "it has head";
-    if (policy.meter) return "it has a meter";
+    if (policy.meter) {
+      if (std::string why = meter_needs_broker(*policy.meter); !why.empty()) return why;
+    }
     if (policy.slice_after != 0) return "it slices after the first packets of a flow";
     if (policy.slice) return "it slices";
     if (policy.once) return "it has once = true";

@@ -11,7 +11,6 @@
 
 #include "filter/translate.hpp"
 #include "io/bpf.hpp"
-#include "plan/kernel_filters.hpp"
 
 namespace vtap::io {
 namespace {
@@ -148,24 +147,6 @@ class Generator {
   std::vector<bpf_insn> code_;
 };
 
-}  // namespace
-
-std::vector<PortFilter> filters_of(const config::Config& config, const plan::Tables& tables,
-                                   std::uint32_t tap) {
-  std::vector<PortFilter> filters;
-  const std::vector<plan::Tables::Tops> tops = tables.early_tops();
-  const auto in_kernel = plan::kernel_filters(config);
-  for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
-    const config::Policy& policy = config.policies[i];
-    if (!policy.filter || !in_kernel[i]) continue;
-    if (std::ranges::find(policy.taps, tap) == policy.taps.end()) continue;
-    filters.push_back({&*policy.filter, tops[i]});
-  }
-  return filters;
-}
-
-namespace {
-
 Result<UniqueFd> load_all(ProgramHook hook, const vtap_port_config& config,
                           std::span<const PortFilter> filters, int cpus_fd, int chain_fd,
                           int out_fd) {
@@ -189,6 +170,19 @@ Result<UniqueFd> load_all(ProgramHook hook, const vtap_port_config& config,
 }
 
 }  // namespace
+
+std::vector<PortFilter> filters_of(const config::Config& config, const plan::Tables& tables,
+                                   std::uint32_t tap) {
+  std::vector<PortFilter> filters;
+  const std::vector<plan::Tables::Tops> tops = tables.early_tops();
+  for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
+    const config::Policy& policy = config.policies[i];
+    if (!tables.judged[i]) continue;
+    if (std::ranges::find(policy.taps, tap) == policy.taps.end()) continue;
+    filters.push_back({&*policy.filter, tops[i]});
+  }
+  return filters;
+}
 
 Result<Filters> load_filters(ProgramHook hook, const vtap_port_config& config,
                              const std::vector<PortFilter>& filters, int cpus_fd, int chain_fd,

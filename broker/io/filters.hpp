@@ -4,7 +4,6 @@
 #include <vtap/abi.h>
 
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "filter/filter.hpp"
@@ -16,10 +15,10 @@ namespace vtap::io {
 
 enum class ProgramHook : std::uint8_t { xdp, tc };
 
-/// A filter of one tap, and the policy that has it: its seg_top bits, by word.
+/// A filter of one tap, and the policy that has it.
 struct PortFilter {
   const filter::Filter* filter = nullptr;
-  std::vector<std::pair<std::uint32_t, std::uint64_t>> tops;
+  plan::Tables::Tops tops;
 };
 
 /// Of the policies on a tap.

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@
 #include "errors.skel.h"
 #include "leg.skel.h"
 #include "monitor.skel.h"
+#include "pipeline/meter.hpp"
 #include "stub_tc.skel.h"
 #include "stub_xdp.skel.h"
 #include "tap_tc.skel.h"
@@ -33,9 +35,10 @@ using MonitorObject = Skeleton<monitor_bpf, monitor_bpf__destroy>;
 using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 
 Result<UniqueFd> create_map(bpf_map_type type, const char* name, std::size_t key_size,
-                            std::size_t value_size, std::size_t entries) {
+                            std::size_t value_size, std::size_t entries, std::uint32_t flags = 0) {
   LIBBPF_OPTS(bpf_map_create_opts, options);
   if (type == BPF_MAP_TYPE_LPM_TRIE) options.map_flags = BPF_F_NO_PREALLOC;
+  options.map_flags |= flags;
   const int fd = bpf_map_create(
       type, name, static_cast<std::uint32_t>(key_size), static_cast<std::uint32_t>(value_size),
       static_cast<std::uint32_t>(std::max<std::size_t>(entries, 1)), &options);
@@ -78,7 +81,7 @@ Result<UniqueFd> load_element(const char* name, std::vector<std::byte> bytes, st
 Result<UniqueFd> load_vectors(const plan::Tables& tables) {
   std::vector<std::byte> bytes;
   append(bytes, std::as_bytes(std::span(tables.vectors)));
-  const std::size_t words = std::size_t{tables.config.row_words} + std::max(tables.stride, 1U);
+  const std::size_t words = std::size_t{tables.config.row_words} + VTAP_MAX_STRIDE;
   return load_element("vectors", std::move(bytes), words * sizeof(std::uint64_t));
 }
 
@@ -117,6 +120,30 @@ Result<UniqueFd> load_fields(const plan::Tables& tables) {
   return map;
 }
 
+/// Mapped, so that the elements begin on a cache line; nobody maps it.
+Result<UniqueFd> load_limits(const std::vector<vtap_limits>& limits) {
+  static_assert(sizeof(vtap_limits) % VTAP_CACHE_LINE == 0);
+  auto map = create_map(BPF_MAP_TYPE_ARRAY, "limits", sizeof(std::uint32_t), sizeof(vtap_limits),
+                        limits.size(), BPF_F_MMAPABLE);
+  for (std::uint32_t number = 0; map && number < limits.size(); ++number) {
+    if (auto done = put(*map, "limits", &number, &limits[number]); !done) return done.error();
+  }
+  return map;
+}
+
+/// Empty, for the verdicts of every possible CPU; without a cache, one that nobody reads. Mappable,
+/// so that entries begin on cache lines.
+Result<UniqueFd> make_cache(const vtap_class_config& config) {
+  const auto cpus = possible_cpus();
+  if (!cpus) return cpus.error();
+  const auto used = std::ranges::count_if(config.key_mask, [](auto mask) { return mask != 0; });
+  const std::size_t bytes =
+      offsetof(vtap_verdict, key) + static_cast<std::size_t>(used) * sizeof(std::uint64_t);
+  const std::size_t lines = (bytes + VTAP_CACHE_LINE - 1) / VTAP_CACHE_LINE;
+  return create_map(BPF_MAP_TYPE_ARRAY, "verdicts", sizeof(std::uint32_t), lines * VTAP_CACHE_LINE,
+                    std::size_t{cpus.value()} * config.cache_slots, BPF_F_MMAPABLE);
+}
+
 Result<void> reuse(bpf_object* object, const char* name, int fd) {
   bpf_map* map = bpf_object__find_map_by_name(object, name);
   if (map == nullptr) return Error{std::string("the BPF object has no map ") + name};
@@ -146,6 +173,20 @@ T sum_over_cpus(int map_fd, std::uint32_t key) {
   for (std::size_t i = 0; i < values.size(); ++i) totals[i % words] += values[i];
   std::memcpy(&sum, totals.data(), sizeof(sum));
   return sum;
+}
+
+/// Sampler and meter of a policy, as full and as new as at the broker's start.
+vtap_limits limits_of(const config::Policy& policy) {
+  vtap_limits limits{};
+  if (policy.sample) limits.one_in = policy.sample->one_in;
+  if (!policy.meter) return limits;
+  limits.metered = 1;
+  limits.rate = pipeline::bucket_of(*policy.meter);
+  limits.exceed_one_in = policy.meter->exceed_one_in;
+  if (policy.meter->peak_per_second == 0) return limits;
+  limits.peaked = 1;
+  limits.peak = pipeline::bucket_of(pipeline::peak_of(*policy.meter));
+  return limits;
 }
 
 /// Opens and loads a skeleton whose constants are `config`; `prepare` shares maps before the load.
@@ -198,7 +239,8 @@ Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
         maps.add("trie4", load_trie4(tables)),
         maps.add("hosts6", load_entries(hash, "hosts6", tables.hosts6)),
         maps.add("prefixes6", load_entries(trie, "prefixes6", tables.prefixes6)),
-        maps.add("macs", load_entries(hash, "macs", tables.macs))}) {
+        maps.add("macs", load_entries(hash, "macs", tables.macs)),
+        maps.add("verdicts", make_cache(tables.config))}) {
     if (!done) return done.error();
   }
   return loaded;
@@ -208,11 +250,16 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   CloneMaps loaded;
   const auto& policies = config.policies;
   std::vector<vtap_placed> by_policy(policies.size());
+  std::vector<vtap_limits> limits;
   std::uint32_t pairs = 0;
   loaded.pairs_.resize(policies.size());
   for (std::uint32_t i = 0; i < policies.size(); ++i) {
     if (tables.placements[i] != plan::Placement::kernel) continue;
-    by_policy[i] = {.monitors = 0, .first_pair = pairs, .policy = i};
+    by_policy[i] = {.monitors = 0, .first_pair = pairs, .policy = i, .limits = 0, .reserved = 0};
+    if (policies[i].sample || policies[i].meter) {
+      limits.push_back(limits_of(policies[i]));
+      by_policy[i].limits = static_cast<std::uint32_t>(limits.size());
+    }
     const auto& monitors = policies[i].monitors;
     for (const std::uint32_t monitor : monitors) {
       by_policy[i].monitors |= std::uint64_t{1} << monitor;
@@ -237,6 +284,7 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
         create(per_cpu, "placed_counts", sizeof(vtap_placed_counters), policies.size()),
         create(per_cpu, "pair_counts", sizeof(vtap_pair_counters), pairs),
         create(array, "monitor_links", sizeof(vtap_monitor_link), monitors),
+        loaded.maps_.add("limits", load_limits(limits)),
         create(per_cpu, "clone_counts", sizeof(vtap_clone_counters), monitors)}) {
     if (!done) return done.error();
   }

@@ -12,31 +12,10 @@
 namespace vtap::pipeline {
 namespace {
 
-/// Ticks in a bucket at most, for a low rate with a huge burst: two years.
-constexpr double kDeepest = 0x1p61;
+__extension__ using Wide = unsigned __int128;
+
 constexpr std::uint64_t kShortestFrame = 64;
-
-double units_per_second(const config::Meter& config) noexcept {
-  return config.packets_per_second != 0 ? static_cast<double>(config.packets_per_second)
-                                        : static_cast<double>(config.bits_per_second) / 8;
-}
-
-/// A frame's ticks are rounded; the bucket is deeper by half a tick for each frame that it holds,
-/// so that a whole burst passes.
-double depth(const config::Meter& config, double ticks_per_unit) noexcept {
-  const std::uint64_t frames =
-      config.packets_per_second != 0 ? config.burst : config.burst / kShortestFrame;
-  return ticks_per_unit * static_cast<double>(config.burst) + static_cast<double>(frames) / 2;
-}
-
-/// The peak rate as a rate of its own.
-config::Meter peak_of(const config::Meter& config) noexcept {
-  config::Meter peak = config;
-  (config.packets_per_second != 0 ? peak.packets_per_second : peak.bits_per_second) =
-      config.peak_per_second;
-  peak.burst = config.peak_burst;
-  return peak;
-}
+constexpr std::uint64_t kTicksPerSecond = std::uint64_t{1'000'000'000} << VTAP_TICK_SHIFT;
 
 std::uint64_t host_hash(const vtap_key& key, bool source, std::uint64_t seed) noexcept {
   if (key.family == VTAP_L3_NONE) {
@@ -48,10 +27,30 @@ std::uint64_t host_hash(const vtap_key& key, bool source, std::uint64_t seed) no
 
 }  // namespace
 
-Bucket::Bucket(const config::Meter& config) noexcept
-    : ticks_per_unit_(1e9 * (1U << kTickShift) / units_per_second(config)),
-      depth_(static_cast<std::int64_t>(std::min(depth(config, ticks_per_unit_), kDeepest))),
-      by_packets_(config.packets_per_second != 0) {}
+/// Ticks for a unit are a quotient of whole numbers: nothing is rounded before its last digit. A
+/// frame's ticks are rounded; the bucket is deeper by half a tick for each frame that it holds, so
+/// that a whole burst passes.
+vtap_bucket bucket_of(const config::Meter& config) noexcept {
+  const bool by_packets = config.packets_per_second != 0;
+  const std::uint64_t rate = by_packets ? config.packets_per_second : config.bits_per_second;
+  const std::uint64_t ticks = by_packets ? kTicksPerSecond : kTicksPerSecond * 8;
+  const std::uint64_t frames = by_packets ? config.burst : config.burst / kShortestFrame;
+  const Wide depth = (Wide{config.burst} * ticks * 2 + Wide{frames} * rate) / (Wide{rate} * 2);
+  const Wide deepest = Wide{1} << VTAP_DEPTH_SHIFT;
+  return {.whole = ticks / rate,
+          .fraction = static_cast<__u64>((Wide{ticks % rate} << VTAP_FRACTION_SHIFT) / rate),
+          .depth = static_cast<__s64>(std::min(depth, deepest)),
+          .by_packets = by_packets ? 1U : 0U,
+          .reserved = 0};
+}
+
+config::Meter peak_of(const config::Meter& config) noexcept {
+  config::Meter peak = config;
+  (config.packets_per_second != 0 ? peak.packets_per_second : peak.bits_per_second) =
+      config.peak_per_second;
+  peak.burst = config.peak_burst;
+  return peak;
+}
 
 FrameSet Meter::conforming(FrameSet frames, const Burst& burst, std::uint64_t now) noexcept {
   const std::int64_t tick = Bucket::tick(now);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <vtap/meter.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -12,38 +14,36 @@
 
 namespace vtap::pipeline {
 
-/// The size of a token bucket, and what a frame takes out of it.
-///
-/// Buckets are kept as a generic cell rate algorithm (ITU-T I.371): one number, the time at which
-/// the bucket would be full again. A frame conforms while that time is less than the burst's worth
-/// ahead of now.
+/// The bucket of a meter's rate and burst, for either side of the kernel boundary.
+vtap_bucket bucket_of(const config::Meter& config) noexcept;
+
+/// The peak rate of a meter that has one, as a rate of its own.
+config::Meter peak_of(const config::Meter& config) noexcept;
+
+/// The size of a token bucket, and what a frame takes out of it (vtap/meter.h).
 class Bucket {
  public:
   /// Of the rate and the burst alone.
-  explicit Bucket(const config::Meter& config) noexcept;
+  explicit Bucket(const config::Meter& config) noexcept : bucket_(bucket_of(config)) {}
 
-  /// Times are in ticks of 2^-5 ns since the broker started: a 64-byte frame at 100 Gbit/s is 164
-  /// of them, and the number lasts for nine years.
+  /// Ticks since the broker started.
   static std::int64_t tick(std::uint64_t ns) noexcept {
-    return static_cast<std::int64_t>(ns << kTickShift);
+    return static_cast<std::int64_t>(ns << VTAP_TICK_SHIFT);
   }
 
   /// Takes a frame's tokens out, if there are so many: moves `full_at`, the time at which the
   /// bucket is full, or leaves it. Precondition: full_at >= now.
   bool take(std::int64_t& full_at, std::int64_t now, std::uint32_t length) const noexcept {
-    const double units = by_packets_ ? 1.0 : static_cast<double>(length);
-    const auto next = full_at + static_cast<std::int64_t>(units * ticks_per_unit_ + 0.5);
-    if (next - now > depth_) return false;
+    __s64 next = full_at;
+    const __u64 units = bucket_.by_packets != 0 ? 1 : length;
+    if (vtap_bucket_take(&bucket_, &next, now, vtap_bucket_cost(&bucket_, units)) == 0)
+      return false;
     full_at = next;
     return true;
   }
 
  private:
-  static constexpr unsigned kTickShift = 5;
-
-  double ticks_per_unit_;  ///< a unit is a byte or a packet
-  std::int64_t depth_;     ///< ticks in a full bucket
-  bool by_packets_;
+  vtap_bucket bucket_;
 };
 
 /// Single-rate token bucket, shared by all workers: the rate holds over all of them together. A

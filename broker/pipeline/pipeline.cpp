@@ -47,6 +47,12 @@ SharedPlan::Policy make_policy(const config::Policy& config) {
   return policy;
 }
 
+/// Whether all that it does with a frame is to send it.
+bool only_sends(const SharedPlan::Policy& policy) {
+  return !policy.filter && !policy.once && !policy.sampler && !policy.flows && !policy.marker &&
+         policy.slice == ~0U;
+}
+
 std::uint64_t bytes_of(const Burst& burst, FrameSet frames) noexcept {
   std::uint64_t bytes = 0;
   for_each_frame(frames, [&](std::uint32_t i) { bytes += burst.length[i]; });
@@ -102,7 +108,6 @@ Pipeline::Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool,
       umem_(umem),
       pool_(pool),
       monitors_(monitors.begin(), monitors.end()),
-      frames_of_(plan.policies().size(), 0),
       touched_((plan.policies().size() + 63) / 64, 0),
       found_(plan.classifier()),
       outgoing_(monitors.size()),
@@ -110,6 +115,9 @@ Pipeline::Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool,
       policy_counters_(plan.policies().size()),
       monitor_counters_(monitors.size()) {
   order_.reserve(plan.policies().size());
+  lanes_.reserve(plan.policies().size());
+  for (const SharedPlan::Policy& policy : plan.policies())
+    lanes_.push_back({0, policy.first_target, policy.target_count, only_sends(policy)});
   for (std::size_t i = 0; i < policy_counters_.size(); ++i) {
     const SharedPlan::Policy& policy = plan.policies()[i];
     policy_counters_[i].monitors =
@@ -157,12 +165,13 @@ void Pipeline::put_in_order() noexcept {
   }
 }
 
-/// What select() will read and write of a policy.
+/// What select() and send() will read and write of a policy.
 void Pipeline::fetch(std::uint32_t policy) const noexcept {
-  const SharedPlan::Policy& rules = plan_.policies()[policy];
-  __builtin_prefetch(&rules);
+  const Lane& lane = lanes_[policy];
+  if (!lane.only_sends) __builtin_prefetch(&plan_.policies()[policy]);
   __builtin_prefetch(&policy_counters_[policy], 1);
-  __builtin_prefetch(&pair_counters_[rules.first_target], 1);
+  __builtin_prefetch(&plan_.targets()[lane.first_target]);
+  __builtin_prefetch(&pair_counters_[lane.first_target], 1);
 }
 
 void Pipeline::parse(Burst& burst) const noexcept {
@@ -198,7 +207,7 @@ void Pipeline::classify(const Burst& burst) noexcept {
                                         std::span(taps_).first(burst.size), found_);
   for (const plan::Hit& hit : hits) {
     classifier.for_each_policy(plan_.ours(hit), [&](std::uint32_t policy) {
-      frames_of_[policy] |= FrameSet{1} << hit.frame;
+      lanes_[policy].frames |= FrameSet{1} << hit.frame;
       touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
     });
   }
@@ -214,12 +223,26 @@ FrameSet Pipeline::passed_by(const filter::Filter& filter, FrameSet frames,
 }
 
 void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept {
-  const SharedPlan::Policy& rules = plan_.policies()[policy];
+  Lane& lane = lanes_[policy];
   PolicyCounters& counters = policy_counters_[policy];
-  FrameSet frames = std::exchange(frames_of_[policy], 0);
-  if (rules.filter) frames = passed_by(*rules.filter, frames, burst);
+  FrameSet frames = std::exchange(lane.frames, 0);
+  if (!lane.only_sends) {
+    const filter::Filter* const filter = plan_.policies()[policy].filter.get();
+    if (filter != nullptr) frames = passed_by(*filter, frames, burst);
+  }
   counters.matched_frames.add(count(frames));
   counters.matched_bytes.add(bytes_of(burst, frames));
+  Selected selected{.frames = frames};
+  if (!lane.only_sends) reduce(policy, selected, burst, now);
+  send(burst, policy, selected);
+}
+
+/// The steps between the match and the monitors.
+void Pipeline::reduce(std::uint32_t policy, Selected& selected, const Burst& burst,
+                      std::uint64_t now) noexcept {
+  const SharedPlan::Policy& rules = plan_.policies()[policy];
+  PolicyCounters& counters = policy_counters_[policy];
+  FrameSet& frames = selected.frames;
   if (rules.once) {
     const FrameSet fresh = rules.once->fresh(frames, burst, umem_, now);
     counters.dropped_once.add(count(frames & ~fresh));
@@ -230,10 +253,9 @@ void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t no
     counters.dropped_sample.add(count(frames & ~chosen));
     frames = chosen;
   }
-  Selected selected{.frames = frames, .sliced = frames};
+  selected.sliced = frames;
   if (rules.flows) count_flows(policy, selected, burst, now);
   if (rules.marker) meter(policy, selected, burst, now);
-  send(burst, policy, selected);
 }
 
 /// The first packets of each flow: which go on, and which stay whole.
@@ -268,15 +290,15 @@ void Pipeline::meter(std::uint32_t policy, Selected& selected, const Burst& burs
 void Pipeline::send(const Burst& burst, std::uint32_t policy, const Selected& selected) noexcept {
   const FrameSet frames = selected.frames;
   if (frames == 0) return;
+  const Lane& lane = lanes_[policy];
   const SharedPlan::Policy& rules = plan_.policies()[policy];
   const auto length_of = [&](std::uint32_t i) {
-    const auto limit = [&](FrameSet cut, std::uint32_t bytes) {
-      return (cut >> i & 1) != 0 ? bytes : ~0U;
-    };
-    return std::min({burst.length[i], limit(selected.sliced, rules.slice),
-                     limit(selected.exceeding, rules.exceed_slice)});
+    std::uint32_t length = burst.length[i];
+    if ((selected.sliced >> i & 1) != 0) length = std::min(length, rules.slice);
+    if ((selected.exceeding >> i & 1) != 0) length = std::min(length, rules.exceed_slice);
+    return length;
   };
-  for (std::uint32_t at = rules.first_target; at < rules.first_target + rules.target_count; ++at) {
+  for (std::uint32_t at = lane.first_target; at < lane.first_target + lane.target_count; ++at) {
     const SharedPlan::Target& target = plan_.targets()[at];
     Outgoing& outgoing = outgoing_[target.monitor];
     PolicyMonitorCounters& counters = pair_counters_[at];

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstddef>
 #include <cstring>
 
 namespace vtap::plan {
@@ -12,6 +11,9 @@ namespace {
 constexpr std::size_t kLineWords = 8;
 /// Words that are visited together: what they read is fetched first, and fits the L1 cache.
 constexpr std::size_t kVisits = 32;
+
+/// Frames after which it is asked whether the cache pays.
+constexpr std::uint32_t kTrial = 4096;
 
 /// Bytes as a hash key; which value they make does not matter, only that equal ones are equal.
 template <typename Key>
@@ -56,29 +58,81 @@ Classifier::Classifier(const Tables& tables)
   insert_all(prefixes6_, tables.prefixes6);
 }
 
-Classifier::Scratch::Scratch(const Classifier& classifier) {
+Classifier::Scratch::Scratch(const Classifier& classifier, std::uint32_t cached) {
   const std::size_t most = std::size_t{kBurst} * classifier.words();
   visits_.reserve(most);
-  hits_.reserve(most);
+  hits_.reserve(std::max(most, std::size_t{kBurst} * VerdictCache::kMostNumbers));
+  const vtap_class_config& config = classifier.tables_.config;
+  if (cached != 0 && config.sum_words != 0) cache_.emplace(std::span(config.key_mask), cached);
 }
 
 std::span<const Hit> Classifier::classify(Keys keys, std::span<const std::uint32_t> taps,
                                           Scratch& scratch) const noexcept {
   scratch.hits_.clear();
   if (tables_.config.match_words == 0) return {};
+  if (!scratch.cache_ || !asks_cache(scratch, keys.size())) {
+    find(keys, taps, scratch);
+    return scratch.hits_;
+  }
+  const std::uint64_t unknown = scratch.cache_->look_up(keys, taps, scratch.hits_);
+  scratch.known_ +=
+      static_cast<std::uint32_t>(keys.size()) - static_cast<std::uint32_t>(std::popcount(unknown));
+  if (unknown != 0) find_unknown(unknown, keys, taps, scratch);
+  return scratch.hits_;
+}
+
+/// Where most frames are of new flows the cache only costs: then it is asked for every fifth.
+bool Classifier::asks_cache(Scratch& scratch, std::size_t frames) noexcept {
+  const auto count = static_cast<std::uint32_t>(frames);
+  if (scratch.unasked_ >= count) {
+    scratch.unasked_ -= count;
+    return false;
+  }
+  scratch.asked_ += count;
+  if (scratch.asked_ < kTrial) return true;
+  if (scratch.known_ < kTrial / 8) scratch.unasked_ = 4 * kTrial;
+  scratch.asked_ = scratch.known_ = 0;
+  return true;
+}
+
+/// Appends the hits of these frames, frame by frame.
+void Classifier::find(Keys keys, std::span<const std::uint32_t> taps,
+                      Scratch& scratch) const noexcept {
   select(scratch, keys, taps);
   if (tables_.config.sum_words == 0)
     match_flat(scratch, keys.size());
   else
     match_paged(scratch, keys.size());
-  return scratch.hits_;
+}
+
+/// The same of some frames of a burst, and keeps them in the cache.
+void Classifier::find_unknown(std::uint64_t frames, Keys keys, std::span<const std::uint32_t> taps,
+                              Scratch& scratch) const noexcept {
+  std::uint32_t count = 0;
+  for (; frames != 0; frames &= frames - 1) {
+    const auto frame = static_cast<std::uint32_t>(std::countr_zero(frames));
+    scratch.unknown_frames_[count] = frame;
+    scratch.unknown_keys_[count] = keys[frame];
+    scratch.unknown_taps_[count++] = taps[frame];
+  }
+  std::size_t first = scratch.hits_.size();
+  find(std::span(scratch.unknown_keys_).first(count), std::span(scratch.unknown_taps_).first(count),
+       scratch);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint32_t frame = scratch.unknown_frames_[i];
+    std::size_t end = first;
+    for (; end < scratch.hits_.size() && scratch.hits_[end].frame == i; ++end) {
+    }
+    scratch.cache_->store(frame, std::span(scratch.hits_).subspan(first, end - first));
+    for (; first < end; ++first) scratch.hits_[first].frame = frame;
+  }
 }
 
 // ---- from the keys of a frame to its vectors
 
 void Classifier::fetch_vector(const std::uint64_t* vector) const noexcept {
   __builtin_prefetch(vector);
-  if (tables_.stride > kLineWords) __builtin_prefetch(vector + kLineWords);
+  if (tables_.config.stride > kLineWords) __builtin_prefetch(vector + kLineWords);
 }
 
 void Classifier::select(Scratch& to, Keys keys,
@@ -220,23 +274,26 @@ std::uint32_t Classifier::class_of_mac(const std::uint8_t* mac, bool valid) cons
 
 // ---- from the vectors to the policies
 
-void Classifier::match_flat(Scratch& scratch, std::size_t frames) const noexcept {
-  const std::uint32_t match_words = tables_.config.match_words;
-  const auto rules = [&](std::size_t i, std::uint32_t word) {
-    std::uint64_t result = scratch.all_[0][i][word];
-    for (std::uint32_t v = 1; v < scratch.count_; ++v) result &= scratch.all_[v][i][word];
-    for (std::uint32_t v = 0; v < scratch.either_count_; v += 2)
-      result &= scratch.either_[v][i][word] | scratch.either_[v + 1][i][word];
-    return result;
+/// `word_of(vector, word)` reads a word, match words and then except words.
+template <typename WordOf>
+void Classifier::match_word(Scratch& scratch, std::uint32_t frame, std::uint32_t word,
+                            WordOf&& word_of) const noexcept {
+  const auto rules = [&](std::uint32_t at) {
+    return scratch.combine(frame, [&](const std::uint64_t* v) { return word_of(v, at); });
   };
+  const std::uint64_t matched = rules(word);
+  if (matched == 0) return;
+  const std::uint64_t top = word_of(segment_tops_, word);
+  std::uint64_t bits = any(matched, top);
+  if (tables_.config.except_words != 0) bits &= ~any(rules(words() + word), top);
+  if (bits != 0) scratch.hits_.push_back({frame, word, bits});
+}
+
+void Classifier::match_flat(Scratch& scratch, std::size_t frames) const noexcept {
   for (std::uint32_t i = 0; i < frames; ++i) {
-    for (std::uint32_t word = 0; word < match_words; ++word) {
-      const std::uint64_t matched = rules(i, word);
-      if (matched == 0) continue;
-      const std::uint64_t top = segment_tops_[word];
-      std::uint64_t bits = any(matched, top);
-      if (tables_.config.except_words != 0) bits &= ~any(rules(i, match_words + word), top);
-      if (bits != 0) scratch.hits_.push_back({i, word, bits});
+    for (std::uint32_t word = 0; word < words(); ++word) {
+      match_word(scratch, i, word,
+                 [](const std::uint64_t* vector, std::uint32_t at) { return vector[at]; });
     }
   }
 }
@@ -246,10 +303,7 @@ void Classifier::match_paged(Scratch& scratch, std::size_t frames) const noexcep
   scratch.visits_.clear();
   for (std::uint32_t i = 0; i < frames; ++i) {
     for (std::uint32_t sum = 0; sum < tables_.config.sum_words; ++sum) {
-      std::uint64_t left = scratch.all_[0][i][sum];
-      for (std::uint32_t v = 1; v < scratch.count_; ++v) left &= scratch.all_[v][i][sum];
-      for (std::uint32_t v = 0; v < scratch.either_count_; v += 2)
-        left &= scratch.either_[v][i][sum] | scratch.either_[v + 1][i][sum];
+      auto left = scratch.combine(i, [&](const std::uint64_t* vector) { return vector[sum]; });
       for (; left != 0; left &= left - 1)
         scratch.visits_.push_back(
             {i, sum * 64 + static_cast<std::uint32_t>(std::countr_zero(left))});
@@ -258,18 +312,13 @@ void Classifier::match_paged(Scratch& scratch, std::size_t frames) const noexcep
   for (std::size_t first = 0; first < scratch.visits_.size(); first += kVisits) {
     const std::size_t end = std::min(first + kVisits, scratch.visits_.size());
     fetch_pages(scratch, first, end);
-    visit(scratch, first, end);
+    for (std::size_t at = first; at < end; ++at) {
+      const auto [i, word] = scratch.visits_[at];
+      match_word(scratch, i, word, [&](const std::uint64_t* vector, std::uint32_t number) {
+        return tables_.page(vector, number)[number % VTAP_PAGE_WORDS];
+      });
+    }
   }
-}
-
-const std::uint64_t* Classifier::page(const std::uint64_t* vector,
-                                      std::uint32_t word) const noexcept {
-  std::uint32_t number = 0;
-  std::memcpy(&number,
-              reinterpret_cast<const std::byte*>(vector + tables_.config.sum_words) +
-                  word / VTAP_PAGE_WORDS * sizeof(number),
-              sizeof(number));
-  return &tables_.pages[std::size_t{number} * VTAP_PAGE_WORDS];
 }
 
 void Classifier::fetch_pages(const Scratch& scratch, std::size_t first,
@@ -277,32 +326,9 @@ void Classifier::fetch_pages(const Scratch& scratch, std::size_t first,
   for (std::size_t at = first; at < end; ++at) {
     const auto [i, word] = scratch.visits_[at];
     for (std::uint32_t v = 0; v < scratch.count_; ++v)
-      __builtin_prefetch(page(scratch.all_[v][i], word));
+      __builtin_prefetch(tables_.page(scratch.all_[v][i], word));
     for (std::uint32_t v = 0; v < scratch.either_count_; ++v)
-      __builtin_prefetch(page(scratch.either_[v][i], word));
-  }
-}
-
-void Classifier::visit(Scratch& scratch, std::size_t first, std::size_t end) const noexcept {
-  const std::uint32_t match_words = tables_.config.match_words;
-  const auto word_of = [&](const std::uint64_t* vector, std::uint32_t word) {
-    return page(vector, word)[word % VTAP_PAGE_WORDS];
-  };
-  const auto rules = [&](std::size_t i, std::uint32_t word) {
-    std::uint64_t result = word_of(scratch.all_[0][i], word);
-    for (std::uint32_t v = 1; v < scratch.count_; ++v) result &= word_of(scratch.all_[v][i], word);
-    for (std::uint32_t v = 0; v < scratch.either_count_; v += 2)
-      result &= word_of(scratch.either_[v][i], word) | word_of(scratch.either_[v + 1][i], word);
-    return result;
-  };
-  for (std::size_t at = first; at < end; ++at) {
-    const auto [i, word] = scratch.visits_[at];
-    const std::uint64_t matched = rules(i, word);
-    if (matched == 0) continue;
-    const std::uint64_t top = word_of(segment_tops_, word);
-    std::uint64_t bits = any(matched, top);
-    if (tables_.config.except_words != 0) bits &= ~any(rules(i, match_words + word), top);
-    if (bits != 0) scratch.hits_.push_back({i, word, bits});
+      __builtin_prefetch(tables_.page(scratch.either_[v][i], word));
   }
 }
 

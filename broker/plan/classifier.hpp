@@ -4,25 +4,17 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "plan/hash_table.hpp"
+#include "plan/hit.hpp"
 #include "plan/plan.hpp"
 #include "plan/prefix_trie.hpp"
+#include "plan/verdict_cache.hpp"
 
 namespace vtap::plan {
-
-/// Frames that are classified together, at most.
-inline constexpr std::uint32_t kBurst = 64;
-
-/// Policies that take a frame, of one word of the rules: the top bits of their segments. A frame
-/// has a hit for each word with any.
-struct Hit {
-  std::uint32_t frame;  ///< index in the burst
-  std::uint32_t word;
-  std::uint64_t bits;
-};
 
 /// Which policies take the frames of a burst: the algorithm of vtap/abi.h over tables made for user
 /// space. It is xdp/classify.bpf.h in C++, and agrees with it bit by bit. Immutable once built, so
@@ -38,16 +30,29 @@ class Classifier {
   /// Words of the rules.
   [[nodiscard]] std::uint32_t words() const noexcept { return tables_.config.match_words; }
 
-  /// What one thread needs room for; made once, with all the room that a burst can need.
+  /// What one thread needs room for; made once, with all the room that a burst can need. What was
+  /// found for frames of late is in it as well, unless the plan is so small that finding it anew
+  /// costs no more.
   class Scratch {
    public:
-    explicit Scratch(const Classifier& classifier);
+    /// `cached`: frames, see VerdictCache; 0: none.
+    explicit Scratch(const Classifier& classifier, std::uint32_t cached = VerdictCache::kEntries);
 
    private:
     friend class Classifier;
     struct Visit {
       std::uint32_t frame, word;
     };
+
+    /// What `read` reads of all vectors of a frame, put together.
+    template <typename Read>
+    [[nodiscard]] std::uint64_t combine(std::uint32_t frame, Read&& read) const noexcept {
+      std::uint64_t result = read(all_[0][frame]);
+      for (std::uint32_t v = 1; v < count_; ++v) result &= read(all_[v][frame]);
+      for (std::uint32_t v = 0; v < either_count_; v += 2)
+        result &= read(either_[v][frame]) | read(either_[v + 1][frame]);
+      return result;
+    }
 
     std::array<std::uint32_t, kBurst> number_{};  ///< class of the key at hand, by frame
     /// The vectors that each frame selects, by frame. Only keys in use add any.
@@ -57,10 +62,16 @@ class Classifier {
     std::uint32_t either_count_ = 0;  ///< pairs: ORed, then ANDed
     std::vector<Visit> visits_;       ///< words in which every vector of a frame has a bit
     std::vector<Hit> hits_;
+    std::optional<VerdictCache> cache_;
+    std::uint32_t asked_ = 0, known_ = 0;        ///< frames: of the cache, and it knew
+    std::uint32_t unasked_ = 0;                  ///< frames for which it is not asked
+    std::array<vtap_key, kBurst> unknown_keys_;  ///< of the frames that are not in it
+    std::array<std::uint32_t, kBurst> unknown_taps_;
+    std::array<std::uint32_t, kBurst> unknown_frames_;
   };
 
-  /// The hits of a burst of at most kBurst frames, in order of the frames; valid until the next
-  /// call. `taps`: the tap of each, by index in the config; `keys` come from vtap_parse().
+  /// The hits of a burst of at most kBurst frames, in any order; valid until the next call. `taps`:
+  /// the tap of each, by index in the config; `keys` come from vtap_parse().
   std::span<const Hit> classify(std::span<const vtap_key> keys, std::span<const std::uint32_t> taps,
                                 Scratch& scratch) const noexcept;
 
@@ -77,6 +88,10 @@ class Classifier {
  private:
   using Keys = std::span<const vtap_key>;
 
+  void find(Keys keys, std::span<const std::uint32_t> taps, Scratch& scratch) const noexcept;
+  [[nodiscard]] static bool asks_cache(Scratch& scratch, std::size_t frames) noexcept;
+  void find_unknown(std::uint64_t frames, Keys keys, std::span<const std::uint32_t> taps,
+                    Scratch& scratch) const noexcept;
   void classify_addresses(Keys keys, int end, Scratch& scratch) const noexcept;
   void classify_ipv4(Keys keys, int end, Scratch& scratch) const noexcept;
   [[nodiscard]] std::uint32_t class_of_ipv6(const std::uint8_t* address) const noexcept;
@@ -99,14 +114,13 @@ class Classifier {
   void match_flat(Scratch& scratch, std::size_t frames) const noexcept;
   void match_paged(Scratch& scratch, std::size_t frames) const noexcept;
   void fetch_pages(const Scratch& scratch, std::size_t first, std::size_t end) const noexcept;
-  void visit(Scratch& scratch, std::size_t first, std::size_t end) const noexcept;
+  template <typename WordOf>
+  void match_word(Scratch& scratch, std::uint32_t frame, std::uint32_t word,
+                  WordOf&& word_of) const noexcept;
 
   [[nodiscard]] const std::uint64_t* vector(std::uint32_t number) const noexcept {
-    return tables_.vectors.data() + std::size_t{number} * tables_.stride;
+    return tables_.vectors.data() + std::size_t{number} * tables_.config.stride;
   }
-  /// The page that holds a word of a paged vector.
-  [[nodiscard]] const std::uint64_t* page(const std::uint64_t* vector,
-                                          std::uint32_t word) const noexcept;
   void fetch_vector(const std::uint64_t* vector) const noexcept;
 
   const Tables& tables_;

@@ -3,8 +3,10 @@
 #include <bit>
 #include <cstring>
 #include <functional>
+#include <random>
 #include <string>
 
+#include "plan/key_mask.hpp"
 #include "plan/layout.hpp"
 #include "plan/plan.hpp"
 #include "plan/trie4.hpp"
@@ -134,11 +136,12 @@ class Compiler {
     tables_.fields = std::make_unique<vtap_fields>();
     tables_.taps.resize(config.taps.size());
     tables_.placements = std::move(placements);
-    tables_.stride = VectorPool::stored_words(layout_.match_words, layout_.except_words);
+    tables_.config.stride = VectorPool::stored_words(layout_.match_words, layout_.except_words);
     tables_.config.match_words = layout_.match_words;
     tables_.config.except_words = layout_.except_words;
     tables_.config.sum_words = layout_.paged() ? layout_.match_words / 64 : 0;
     tables_.config.early_words = layout_.early_words;
+    tables_.judged = layout_.judged;
   }
 
   Result<Tables> compile() && {
@@ -156,10 +159,23 @@ class Compiler {
         std::bit_ceil(static_cast<std::uint32_t>(tables_.pages.size() / VTAP_PAGE_WORDS));
     const auto blocks = static_cast<std::uint32_t>(tables_.trie4_blocks.size());
     tables_.config.trie4_entries = std::bit_ceil(VTAP_TRIE4_ROOT + blocks * VTAP_TRIE4_FAN_OUT);
+    std::ranges::copy(key_mask(tables_.config.dims), tables_.config.key_mask);
+    set_up_cache();
     return std::move(tables_);
   }
 
  private:
+  /// Flat plans are about as fast as a cache.
+  void set_up_cache() {
+    if (!layout_.paged()) return;
+    vtap_class_config& config = tables_.config;
+    config.cache_slots = VTAP_CACHE_SLOTS;
+    std::random_device random;
+    std::uniform_int_distribution<std::uint64_t> any;
+    std::ranges::generate(config.cache_seeds, [&] { return any(random); });
+    config.cache_multiplier = any(random) | 1;
+  }
+
   using Vector = std::vector<std::uint64_t>;
 
   static void set(Vector& vector, std::uint32_t bit) {
@@ -294,7 +310,7 @@ class Compiler {
     tables_.config.default_addr = pool_.add(base);
     compile_ipv4(std::move(entries[0]), base);
     compile_ipv6(std::move(entries[1]), base);
-    tables_.config.dims |= (tables_.hosts4.empty() ? 0 : VTAP_DIM_HOST4) |
+    tables_.config.dims |= (tables_.buckets4.empty() ? 0 : VTAP_DIM_HOST4) |
                            (tables_.trie4.empty() ? 0 : VTAP_DIM_TRIE4) |
                            (tables_.hosts6.empty() ? 0 : VTAP_DIM_HOST6) |
                            (tables_.prefixes6.empty() ? 0 : VTAP_DIM_LPM6);
@@ -313,8 +329,7 @@ class Compiler {
       (entry.length == 32 ? hosts : prefixes).push_back(prefix);
     });
     if (hosts.size() > VTAP_TRIE4_MAX_HOSTS) {
-      for (const Prefix4& host : hosts) tables_.hosts4.emplace_back(host.bytes, host.number);
-      fill_buckets();
+      fill_buckets(hosts);
     } else {
       prefixes.insert(prefixes.end(), hosts.begin(), hosts.end());
     }
@@ -325,10 +340,10 @@ class Compiler {
   }
 
   /// As many buckets as make none of them overflow: a frame looks into one.
-  void fill_buckets() {
+  void fill_buckets(const std::vector<Prefix4>& hosts) {
     std::uint64_t seed = 0x9e3779b97f4a7c15U;  // odd
-    auto buckets = std::bit_ceil(static_cast<std::uint32_t>(tables_.hosts4.size() / 2));
-    for (int attempt = 1; !fill_buckets(buckets, seed); ++attempt) {
+    auto buckets = std::bit_ceil(static_cast<std::uint32_t>(hosts.size() / 2));
+    for (int attempt = 1; !fill_buckets(hosts, buckets, seed); ++attempt) {
       seed *= 0xd1342543de82ef95U;  // any other odd number would do
       if (attempt % 4 == 0) buckets *= 2;
     }
@@ -336,18 +351,18 @@ class Compiler {
     tables_.config.bucket4_seed = seed;
   }
 
-  bool fill_buckets(std::uint32_t buckets, std::uint64_t seed) {
+  bool fill_buckets(const std::vector<Prefix4>& hosts, std::uint32_t buckets, std::uint64_t seed) {
     vtap_bucket4 empty{};
     std::ranges::fill(empty.number, VTAP_NO_CLASS);
     tables_.buckets4.assign(buckets, empty);
-    for (const auto& [address, number] : tables_.hosts4) {
+    for (const Prefix4& host : hosts) {
       std::uint32_t key = 0;
-      std::memcpy(&key, address.data(), sizeof(key));
+      std::memcpy(&key, host.bytes.data(), sizeof(key));
       vtap_bucket4& bucket = tables_.buckets4[vtap_bucket4_of(key, seed, buckets)];
       auto* const place = std::ranges::find(bucket.number, std::uint32_t{VTAP_NO_CLASS});
       if (place == std::end(bucket.number)) return false;
       bucket.addr[place - bucket.number] = key;
-      *place = number;
+      *place = host.number;
     }
     return true;
   }
@@ -454,20 +469,14 @@ std::vector<Tables::Tops> Tables::early_tops() const {
 }
 
 std::uint64_t Tables::word_of(std::uint32_t number, std::uint32_t word) const noexcept {
-  const std::uint64_t* const stored = vectors.data() + std::size_t{number} * stride;
-  if (config.sum_words == 0) return stored[word];
-  std::uint32_t page = 0;
-  std::memcpy(&page,
-              reinterpret_cast<const std::byte*>(stored + config.sum_words) +
-                  word / VTAP_PAGE_WORDS * sizeof(page),
-              sizeof(page));
-  return pages[std::size_t{page} * VTAP_PAGE_WORDS + word % VTAP_PAGE_WORDS];
+  const std::uint64_t* const stored = vectors.data() + std::size_t{number} * config.stride;
+  return config.sum_words == 0 ? stored[word] : page(stored, word)[word % VTAP_PAGE_WORDS];
 }
 
 std::size_t Tables::bytes() const noexcept {
   const auto size = [](const auto& table) { return table.size() * sizeof(table[0]); };
-  return size(vectors) + size(pages) + size(hosts4) + size(buckets4) + size(trie4) +
-         size(trie4_blocks) + size(hosts6) + size(prefixes6) + size(macs) + size(policy_of_bit);
+  return size(vectors) + size(pages) + size(buckets4) + size(trie4) + size(trie4_blocks) +
+         size(hosts6) + size(prefixes6) + size(macs) + size(policy_of_bit);
 }
 
 Result<Tables> compile(const config::Config& config, std::vector<Placement> placements) {

@@ -107,13 +107,21 @@ Likeness likeness(const config::Match& match) {
   return like;
 }
 
-std::vector<Group> groups_of(const config::Config& config, std::span<const Placement> placements) {
+/// By policy, whether it has a filter that the kernel judges.
+std::vector<bool> judged_filters(const config::Config& config) {
   const auto filters = kernel_filters(config);
+  std::vector<bool> judged;
+  for (std::size_t i = 0; i < filters.size(); ++i)
+    judged.push_back(config.policies[i].filter && filters[i]);
+  return judged;
+}
+
+std::vector<Group> groups_of(std::span<const Placement> placements,
+                             const std::vector<bool>& judged) {
   std::vector<Group> groups;
-  for (std::size_t i = 0; i < config.policies.size(); ++i) {
-    const bool judged = config.policies[i].filter && filters[i];
+  for (std::size_t i = 0; i < judged.size(); ++i) {
     groups.push_back(placements[i] == Placement::kernel ? kInKernel
-                     : judged                           ? kWithFilter
+                     : judged[i]                        ? kWithFilter
                                                         : kOthers);
   }
   return groups;
@@ -168,7 +176,8 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
   std::size_t in_kernel = 0;  // bits up to the end of those policies
   std::size_t early = 0;      // and of those with a filter, too
   const auto start_word = [&] { next = (next + kWordBits - 1) / kWordBits * kWordBits; };
-  const std::vector<Group> groups = groups_of(config, placements);
+  layout.judged = judged_filters(config);
+  const std::vector<Group> groups = groups_of(placements, layout.judged);
   for (const auto& [index, starts_word] : in_order(config, groups)) {
     const config::Policy& policy = config.policies[index];
     if (starts_word && apart) start_word();

@@ -28,6 +28,7 @@ struct Layout {
   std::vector<Segment> segments;
   std::uint32_t match_words = 0;
   std::uint32_t except_words = 0;
+  std::vector<bool> judged;       ///< by policy: it has a filter that the kernel judges
   std::uint32_t early_words = 0;  ///< those with policies that the kernel tells apart
 
   [[nodiscard]] bool paged() const noexcept { return match_words > VTAP_FLAT_WORDS; }

@@ -4,7 +4,9 @@
 #include <vtap/abi.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,10 +32,8 @@ struct Tables {
   std::vector<std::uint64_t> vectors;
   std::vector<std::uint64_t> pages;     ///< of paged plans
   std::unique_ptr<vtap_fields> fields;  ///< never null
-  std::vector<std::pair<std::array<std::uint8_t, 4>, std::uint32_t>>
-      hosts4;                          ///< those that are not in the trie: address, class
-  std::vector<vtap_bucket4> buckets4;  ///< the same, where the kernel finds them
-  std::vector<vtap_trie4_root> trie4;  ///< one; none when nothing is in it
+  std::vector<vtap_bucket4> buckets4;   ///< exact addresses that are not in the trie
+  std::vector<vtap_trie4_root> trie4;   ///< one; none when nothing is in it
   std::vector<vtap_trie4_block> trie4_blocks;
   std::vector<std::pair<Address6, std::uint32_t>> hosts6;
   std::vector<std::pair<vtap_lpm6_key, std::uint32_t>> prefixes6;
@@ -53,7 +53,7 @@ struct Tables {
   std::vector<std::uint32_t> policy_of_bit;
   std::vector<Placement> placements;  ///< by policy
 
-  std::uint32_t stride = 0;  ///< words of a stored vector
+  std::vector<bool> judged;  ///< by policy: it has a filter that the kernel judges, too
 
   /// Segment-top bits of a policy: word, bits.
   using Tops = std::vector<std::pair<std::uint32_t, std::uint64_t>>;
@@ -62,7 +62,17 @@ struct Tables {
   [[nodiscard]] std::vector<Tops> early_tops() const;
 
   [[nodiscard]] std::uint32_t vector_count() const noexcept {
-    return stride == 0 ? 0 : static_cast<std::uint32_t>(vectors.size() / stride);
+    return config.stride == 0 ? 0 : static_cast<std::uint32_t>(vectors.size() / config.stride);
+  }
+  /// The page that holds a word of a paged vector, whose row is given.
+  [[nodiscard]] const std::uint64_t* page(const std::uint64_t* row,
+                                          std::uint32_t word) const noexcept {
+    std::uint32_t number = 0;
+    std::memcpy(&number,
+                reinterpret_cast<const std::byte*>(row + config.sum_words) +
+                    word / VTAP_PAGE_WORDS * sizeof(number),
+                sizeof(number));
+    return &pages[std::size_t{number} * VTAP_PAGE_WORDS];
   }
   /// Words [0, match_words) and then the except words of vector `number`.
   [[nodiscard]] std::uint64_t word_of(std::uint32_t number, std::uint32_t word) const noexcept;

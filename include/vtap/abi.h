@@ -7,6 +7,7 @@
 #define VTAP_ABI_H
 
 #include <linux/types.h>
+#include <vtap/meter.h>
 
 enum {
   VTAP_MAX_PORTS = 64,    /* tap ports of one broker */
@@ -70,6 +71,8 @@ struct vtap_key {
   __u32 fragment_id;
 } __attribute__((aligned(8))); /* so that it is cleared by words */
 
+enum { VTAP_KEY_WORDS = sizeof(struct vtap_key) / sizeof(__u64) };
+
 /* ---------------------------------------------------------------- classification tables
  *
  * Every match and every except table of a policy is a rule. A rule owns a bit; dimension by
@@ -111,6 +114,8 @@ enum {
   VTAP_MAX_SUMS = VTAP_MAX_WORDS / 64,
   VTAP_EARLY_WORDS = 64,
   VTAP_PAGE_WORDS = 8, /* a cache line */
+  /* Words of a stored vector, at most. */
+  VTAP_MAX_STRIDE = VTAP_MAX_SUMS + 2 * VTAP_MAX_WORDS / VTAP_PAGE_WORDS / 2,
 };
 
 /* Dimensions that at least one rule of the plan uses; the others are skipped. The two-ended ones
@@ -213,8 +218,29 @@ struct vtap_class_config {
   __u32 first_port;    /* vector number of the first class of ports */
   __u32 buckets4;      /* a power of two */
   __u32 early_words;   /* match words with policies that the kernel tells apart */
+  __u32 stride;        /* words of a stored vector */
+  __u32 cache_slots;   /* of each CPU, for recent verdicts; 0: none are kept */
   __u64 bucket4_seed;
+  /* The bits of a frame's key that any rule reads, as it is in memory: frames of a tap that are
+   * equal there have the same policies. */
+  __u64 key_mask[VTAP_KEY_WORDS];
+  /* Random: which frames share a slot of the cache is not for a sender to know. */
+  __u64 cache_seeds[VTAP_KEY_WORDS + 1]; /* of the words of a key, and of the tap's class */
+  __u64 cache_multiplier;                /* odd */
 };
+
+/* A recent verdict: whether a policy of a tap takes the frames with this key. Of the key only the
+ * words of which key_mask has a bit, one behind the other, and no room for more: with the usual
+ * ones it fills a cache line. */
+struct vtap_verdict {
+  __u32 owner; /* tap_class + 1; 0: free */
+  __u32 wanted;
+  __u64 key[VTAP_KEY_WORDS];
+};
+
+/* With as many active flows, two thirds of the frames are found; a CPU's part has 256 KB, or 512
+ * where rules read more of a key than one line holds. */
+enum { VTAP_CACHE_SLOTS = 4096 };
 
 /* ---------------------------------------------------------------- tee rings */
 
@@ -292,6 +318,7 @@ struct vtap_walk {
   __u32 pair;          /* the next one of the policy at hand */
   __u32 policy;        /* at hand */
   __u32 reserved;
+  __u64 now; /* CLOCK_MONOTONIC, ns; 0: nobody has asked */
 };
 
 /*
@@ -378,12 +405,40 @@ struct vtap_placed {
   __u64 monitors; /* set */
   __u32 first_pair;
   __u32 policy;
+  __u32 limits; /* its sampler and meter: number among struct vtap_limits + 1; 0: it has none */
+  __u32 reserved;
+};
+
+/*
+ * Sampler and meter of a policy, for all CPUs together. What changes is on a cache line of its own,
+ * and changes by compare-and-swap (buckets) or fetch-and-add (samplers).
+ */
+struct vtap_limits {
+  /* written by the broker before the start */
+  __u64 one_in;        /* of all packets; 0: all */
+  __u64 exceed_one_in; /* of those above the rate; 0: none */
+  __u32 metered;       /* there is a rate */
+  __u32 peaked;        /* there is a peak rate */
+  struct vtap_bucket rate;
+  struct vtap_bucket peak;
+  __u8 pad0[2 * VTAP_CACHE_LINE - 24 - 2 * sizeof(struct vtap_bucket)];
+  /* written by the programs */
+  __s64 rate_full_at; /* ticks of the kernel's own clock; 0, the start, is a full bucket */
+  __s64 peak_full_at;
+  __u64 offered;  /* packets that came to be sampled */
+  __u64 exceeded; /* packets above the rate that came to be sampled */
+  __u8 pad1[VTAP_CACHE_LINE - 32];
 };
 
 /* Per CPU and policy, frames and bytes as they are on the wire. */
 struct vtap_placed_counters {
   __u64 matched_frames;
   __u64 matched_bytes;
+  __u64 dropped_sample; /* frames, as all that follow */
+  __u64 dropped_meter;
+  __u64 green;
+  __u64 yellow;
+  __u64 red;
 };
 
 /* Per CPU, policy and monitor. */

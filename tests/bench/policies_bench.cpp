@@ -50,21 +50,30 @@ struct Options {
 
 constexpr const char* kClassifier = "C++ classifier";
 constexpr const char* kAgain = "C++ classifier, once more (A/A)";
+constexpr const char* kUncached = "C++ classifier, nothing cached";
+constexpr const char* kNewFlows = "C++ classifier, every flow new";
 constexpr const char* kPipeline = "C++ pipeline";
 constexpr const char* kTap = "XDP tap";
+constexpr const char* kTapUncached = "XDP tap, nothing cached";
 constexpr const char* kEmpty = "XDP that only passes";
 constexpr const char* kPcapLoop = "libpcap, each policy";
 constexpr const char* kPcapAny = "libpcap, joined by or";
 constexpr const char* kAcl = "DPDK rte_acl, first policy";
 
-/// Ratios that say who is ahead: above 1 the second.
-constexpr std::array<std::pair<const char*, const char*>, 7> kRatios{{{kAgain, kClassifier},
+/// So few that a frame is forgotten before it comes again.
+constexpr std::uint32_t kFewCached = 256;
+
+/// Ratios that say who is ahead: above 1 the second. The others classify every frame, so this
+/// project is beside them with nothing remembered, too.
+constexpr std::array<std::pair<const char*, const char*>, 9> kRatios{{{kAgain, kClassifier},
                                                                       {kPcapLoop, kClassifier},
                                                                       {kPcapAny, kClassifier},
                                                                       {kAcl, kClassifier},
-                                                                      {kPcapLoop, kTap},
-                                                                      {kPcapAny, kTap},
-                                                                      {kAcl, kTap}}};
+                                                                      {kAcl, kUncached},
+                                                                      {kPcapLoop, kTapUncached},
+                                                                      {kPcapAny, kTapUncached},
+                                                                      {kAcl, kTap},
+                                                                      {kAcl, kTapUncached}}};
 
 /// Pins this thread, and all processes and threads that it starts, to the last CPU it may use.
 unsigned pin() {
@@ -191,12 +200,16 @@ Heat run_heat(Kind kind, std::uint32_t policies, const Options& options, Kernel*
   heat.load["policies per match"] = traffic[0].policies_per_match();
   Field field(heat);
   field.enter(kClassifier, make_classifier(*plan), kAgain);
+  field.enter(kUncached, make_classifier(*plan, 0));
+  field.enter(kNewFlows, make_classifier(*plan, kFewCached));
   field.enter(kPipeline, make_pipeline(*plan));
   if (kernel != nullptr) {
     field.enter(kTap, kernel->make_tap(*plan));
+    field.enter(kTapUncached, kernel->make_uncached_tap(*plan));
     field.enter(kEmpty, kernel->make_empty());
   } else {
     field.enter(kTap, refusal("SKIPPED: needs root"));
+    field.enter(kTapUncached, refusal("SKIPPED: needs root"));
     field.enter(kEmpty, refusal("SKIPPED: needs root"));
   }
   field.enter(kPcapLoop, make_pcap_loop(rules));
@@ -253,8 +266,8 @@ void print_heats(const std::vector<Heat>& heats, const Options& options) {
             << " rounds\n\n";
   print_head(head_of({"rules", "traffic", "who"}, options), 3);
   for_each_group(heats, options, [&](Kind kind, const char* traffic, const auto& group) {
-    for (const char* who :
-         {kClassifier, kAgain, kPipeline, kTap, kEmpty, kPcapLoop, kPcapAny, kAcl}) {
+    for (const char* who : {kClassifier, kAgain, kUncached, kNewFlows, kPipeline, kTap,
+                            kTapUncached, kEmpty, kPcapLoop, kPcapAny, kAcl}) {
       std::vector<std::string> row{name_of(kind), traffic, who};
       for (const Heat* heat : group) {
         const auto* const values = figures_of(*heat, traffic, who);

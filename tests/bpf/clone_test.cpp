@@ -24,15 +24,7 @@ constexpr std::uint32_t kMonitors = 5;
 /// Random policies that go to random monitors, in any order.
 config::Config config_of(std::uint64_t seed, Random& random) {
   config::Config config = random_config(seed);
-  config.monitors.resize(kMonitors);
-  for (auto& policy : config.policies) {
-    policy.monitors.clear();
-    for (std::uint32_t monitor = 0; monitor < kMonitors; ++monitor) {
-      if (random.percent(40)) policy.monitors.push_back(monitor);
-    }
-    if (policy.monitors.empty()) policy.monitors = {random.below(kMonitors)};
-    if (random.percent(50)) std::ranges::reverse(policy.monitors);
-  }
+  scatter_monitors(config, kMonitors, random);
   return config;
 }
 

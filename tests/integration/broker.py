@@ -113,6 +113,8 @@ class Broker:
     As a context it starts on entry; on exit it stops cleanly, detaches, and fails if either fails.
     """
 
+    _open: set["Broker"] = set()
+
     def __init__(self, lab: Lab, text: str, *, name: str | None = None,
                  launcher: Sequence[str] = ()) -> None:
         self.ns: Namespace = lab.tap_ns
@@ -129,6 +131,12 @@ class Broker:
         self.file.write_text(text.replace("[broker]\n", f"[broker]\n{lines}", 1))
         self.process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
+        Broker._open.add(self)
+
+    @classmethod
+    def all_running(cls) -> list["Broker"]:
+        """Those of this test and of the fixtures around it."""
+        return [each for each in cls._open if each.running]
 
     # -- starting and ending --
 
@@ -202,17 +210,22 @@ class Broker:
     def __exit__(self, kind, *_exc) -> None:
         self.close(failed=kind is not None)
 
+    def counters(self) -> str:
+        """As they are, for a report of what went wrong."""
+        try:
+            return self.vtapctl("stats", "--json", check=False, timeout=3).stdout
+        except subprocess.TimeoutExpired:
+            return "no answer"
+
     def close(self, failed: bool = False) -> None:
         """Ends it, detaches and removes the temporary directory, whatever state it is in."""
+        Broker._open.discard(self)
         problems: list[str] = []
         counters = "not running"
         if self.running:
             os.kill(self.pid, signal.SIGCONT)
             if failed:
-                try:
-                    counters = self.vtapctl("stats", "--json", check=False, timeout=3).stdout
-                except subprocess.TimeoutExpired:
-                    counters = "no answer"
+                counters = self.counters()
             try:
                 if (code := self.stop()) != 0:
                     problems.append(f"exit code {code} after SIGTERM")
@@ -265,6 +278,16 @@ def run_broker(lab: Lab, *words: str | Path, launcher: Sequence[str] = ()) \
         -> subprocess.CompletedProcess[str]:
     """Runs the broker where it should end by itself (errors, --check, --version)."""
     return lab.tap_ns.run(*launcher, broker_binary(), *words, check=False, timeout=15)
+
+
+def checked(lab: Lab, text: str) -> tuple[int, str]:
+    """What --check says of a config: exit code, and all output."""
+    one = Broker(lab, text)
+    try:
+        done = run_broker(lab, "--check", "-c", one.file)
+        return done.returncode, done.stdout + done.stderr
+    finally:
+        one.discard()
 
 
 # --- counters -----------------------------------------------------------------------------------

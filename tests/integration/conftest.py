@@ -11,8 +11,15 @@ import signal
 import sys
 
 import pytest
+from _pytest.runner import runtestprotocol
 
+import broker
 import lab as laboratory
+import stalls
+
+STALL_S = 0.25  # the broker calls a worker hung after 0.5 s, and that costs what is under way
+
+watch: stalls.Watch | None = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,6 +30,44 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.geteuid() == 0:
         _one_run_at_a_time()
         laboratory.remove_stale()
+        global watch
+        watch = stalls.Watch()
+
+
+def pytest_unconfigure() -> None:
+    if watch is not None:
+        watch.close()
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """A test that fails while the machine stands still is run once more, and says so."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    if watch is not None:
+        watch.reset()
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    stalled = watch.longest_s() if watch is not None else 0.0
+    if stalled > STALL_S and any(report.failed for report in reports):
+        print(f"\n{item.nodeid} failed while a CPU stood still for {stalled:.2f} s; once more:\n"
+              + "\n".join(str(report.longrepr) for report in reports if report.failed),
+              file=sys.__stderr__)
+        item._initrequest()
+        watch.reset()
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """With a failure, the counters of the brokers that still run: they say where frames went."""
+    report = (yield).get_result()
+    if call.when == "call" and report.failed:
+        if watch is not None:
+            report.sections.append(("longest stall of a CPU", f"{watch.longest_s():.3f} s"))
+        for running in broker.Broker.all_running():
+            report.sections.append((f"counters of {running.name}", running.counters()))
 
 
 @pytest.fixture(scope="session", autouse=True)

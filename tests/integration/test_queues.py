@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker import (CAPTURES, Broker, by_name, config, inline, monitors, policy, policy_to,
-                    run_broker)
+from broker import (CAPTURES, Broker, by_name, checked, config, inline, monitors, policy,
+                    policy_to)
 from lab import Arrival, Lab, eventually
 from traffic import read_stamp, stamped
 
@@ -309,15 +309,6 @@ def test_without_a_rate_priorities_hold_too() -> None:
 
 
 # --- what --check says ---------------------------------------------------------------------------
-
-def checked(lab: Lab, text: str) -> tuple[int, str]:
-    one = Broker(lab, text)
-    try:
-        done = run_broker(lab, "--check", "-c", one.file)
-        return done.returncode, done.stdout + done.stderr
-    finally:
-        one.discard()
-
 
 def test_check_shows_rates_priorities_and_weights() -> None:
     with Lab(monitors=2) as lab:

@@ -178,8 +178,8 @@ def test_some_of_a_packet(keys: dict, wanted: list[int], way: str) -> None:
 
 @pytest.mark.parametrize("keys, why", [
     ({"slice": 100}, "it slices"),
-    ({"sample": {"one_in": 2}}, "it samples"),
-    ({"meter": {"rate": "1Mbit/s"}}, "it has a meter"),
+    ({"sample": {"flows": 0.5}}, "it samples flows"),
+    ({"meter": {"rate": "1Gbit/s", "per": "src"}}, "its meter is for each host or flow"),
     ({"head": 5}, "it has head"),
     ({"slice": {"bytes": 64, "after": 3}}, "it slices after the first packets of a flow"),
     ({"match": [{"length": "60-100"}]}, "length"),

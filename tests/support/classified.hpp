@@ -13,8 +13,9 @@ namespace vtap::test {
 /// What a classifier finds for one frame.
 class Found {
  public:
-  explicit Found(const plan::Classifier& classifier)
-      : classifier_(classifier), scratch_(classifier) {}
+  /// `cached`: frames that are remembered; few, as there are many of these.
+  explicit Found(const plan::Classifier& classifier, std::uint32_t cached = 256)
+      : classifier_(classifier), scratch_(classifier, cached) {}
 
   /// Whether any policy of the tap takes the frame with this key.
   bool classify(const vtap_key& key, std::uint32_t tap) {
@@ -34,8 +35,9 @@ class Found {
 
   /// The top bits of a word.
   [[nodiscard]] std::uint64_t operator[](std::uint32_t word) const {
-    const auto hit = std::ranges::find(hits_, word, &plan::Hit::word);
-    return hit == hits_.end() ? 0 : hit->bits;
+    std::uint64_t bits = 0;
+    for (const plan::Hit& hit : hits_) bits |= hit.word == word ? hit.bits : 0;
+    return bits;
   }
 
  private:

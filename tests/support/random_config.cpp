@@ -181,4 +181,16 @@ config::Config random_config(std::uint64_t seed) {
   return result;
 }
 
+void scatter_monitors(config::Config& config, std::uint32_t monitors, Random& random) {
+  config.monitors.resize(monitors);
+  for (auto& policy : config.policies) {
+    policy.monitors.clear();
+    for (std::uint32_t monitor = 0; monitor < monitors; ++monitor) {
+      if (random.percent(40)) policy.monitors.push_back(monitor);
+    }
+    if (policy.monitors.empty()) policy.monitors = {random.below(monitors)};
+    if (random.percent(50)) std::ranges::reverse(policy.monitors);
+  }
+}
+
 }  // namespace vtap::test

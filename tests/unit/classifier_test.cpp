@@ -5,8 +5,11 @@
 #include <vtap/parse.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <set>
 
+#include "plan/key_mask.hpp"
 #include "support/classified.hpp"
 #include "support/frames.hpp"
 #include "support/random_config.hpp"
@@ -191,6 +194,76 @@ TEST(Classifier, LargePlansAgreeWithTheOracleInBursts) {
   }
 }
 
+/// Frames that come again, in any order and from several taps, with a cache that holds some of them
+/// or all.
+TEST(Classifier, WhatIsCachedAgreesWithTheOracle) {
+  // Few enough for each frame to be kept, among many that take none.
+  config::Config config = large_config(3000, 40);
+  for (std::uint8_t i = 0; i < 250; ++i)
+    config.policies.push_back(config_of({{{.src = {v4(240, 0, 0, i, 32)}}}}).policies.front());
+  config.taps.resize(3);
+  for (std::size_t i = 0; i < config.policies.size(); ++i) {
+    config.policies[i].taps.clear();
+    for (std::uint32_t tap = 0; tap < 3; ++tap)
+      if ((i + tap) % 3 != 0) config.policies[i].taps.push_back(tap);
+  }
+  const auto tables = std::move(plan::compile(config)).value();
+  ASSERT_GT(tables.config.sum_words, 0U);
+  const plan::Classifier classifier(tables);
+  const std::vector<Bytes> frames = corpus(3000, 100);
+  std::vector<std::array<Policies, 3>> expected(frames.size());
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    for (std::uint32_t tap = 0; tap < 3; ++tap)
+      expected[i][tap] = policies(config, tap, read_fields(frames[i]));
+  }
+  std::set<Policies> different;
+  for (const auto& of_frame : expected) different.insert(of_frame.begin(), of_frame.end());
+  EXPECT_GT(different.size(), 100U);
+  for (const std::uint32_t cached : {0U, 16U, 128U, plan::VerdictCache::kEntries}) {
+    plan::Classifier::Scratch scratch(classifier, cached);
+    Random random(cached);
+    for (int round = 0; round < 300; ++round) {
+      std::vector<vtap_key> keys;
+      std::vector<std::uint32_t> taps;
+      std::vector<std::size_t> chosen;
+      for (std::uint32_t i = random.between(1, plan::kBurst); i != 0; --i) {
+        chosen.push_back(random.below(static_cast<std::uint32_t>(frames.size())));
+        taps.push_back(random.below(3));
+        keys.push_back(parse(frames[chosen.back()]));
+      }
+      std::vector<std::set<std::uint32_t>> found(keys.size());
+      for (const plan::Hit& hit : classifier.classify(keys, taps, scratch))
+        classifier.for_each_policy(hit, [&](std::uint32_t p) { found[hit.frame].insert(p); });
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        ASSERT_EQ(Policies(found[i].begin(), found[i].end()), expected[chosen[i]][taps[i]])
+            << cached << " cached, tap " << taps[i] << ", frame " << hex(frames[chosen[i]]);
+      }
+    }
+  }
+}
+
+/// Behind the classifier's back the plan is changed: what it still finds is what it remembers.
+TEST(Classifier, WhatWasFoundIsNotLookedForAgain) {
+  config::Config config = config_of({{{.dst_port = {{80, 80}}}}});
+  for (std::uint8_t i = 0; i < 250; ++i)
+    config.policies.push_back(config_of({{{.src = {v4(240, 0, 0, i, 32)}}}}).policies.front());
+  auto tables = std::move(plan::compile(config)).value();
+  ASSERT_GT(tables.config.sum_words, 0U);
+  const plan::Classifier classifier(tables);
+  Found remembering(classifier);
+  Found forgetful(classifier, 0);
+  vtap_key key = parse(packet({10, 0, 0, 1}, {10, 0, 0, 2}));
+  key.dport = 80;
+  for (Found* found : {&remembering, &forgetful}) {
+    found->classify(key, 0);
+    EXPECT_EQ(found->policies(), std::vector<std::uint32_t>{0});
+  }
+  std::ranges::fill(tables.vectors, 0);
+  for (Found* found : {&remembering, &forgetful}) found->classify(key, 0);
+  EXPECT_EQ(remembering.policies(), std::vector<std::uint32_t>{0});
+  EXPECT_TRUE(forgetful.policies().empty());
+}
+
 TEST(Classifier, AgreesWithTheOracle) {
   constexpr std::uint64_t kConfigs = 200;
   constexpr std::size_t kFrames = 200;
@@ -227,6 +300,53 @@ TEST(Classifier, AgreesWithTheOracle) {
   EXPECT_GT(several, verdicts / 20);
   EXPECT_GT(excepted, 200U);
   EXPECT_GT(most_words, 16U);
+}
+
+/// Of two keys, what rules read from one and the rest from the other.
+vtap_key blend(const vtap_key& read, const vtap_key& unread, const __u64* mask) {
+  plan::KeyWords words;
+  plan::KeyWords others;
+  std::memcpy(words.data(), &read, sizeof(words));
+  std::memcpy(others.data(), &unread, sizeof(others));
+  for (std::size_t i = 0; i < words.size(); ++i)
+    words[i] = (words[i] & mask[i]) | (others[i] & ~mask[i]);
+  vtap_key key;
+  std::memcpy(&key, words.data(), sizeof(key));
+  return key;
+}
+
+TEST(Classifier, WhatTheKeyMaskLeavesOutDoesNotMatter) {
+  std::size_t blended = 0;
+  std::size_t paged = 0;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const config::Config config = random_config(seed);
+    const auto tables = std::move(plan::compile(config)).value();
+    const plan::Classifier classifier(tables);
+    Found found(classifier, 0);
+    paged += tables.config.sum_words != 0 ? 1 : 0;
+    const std::vector<Bytes> frames = corpus(seed, 60);
+    const auto tap = static_cast<std::uint32_t>(seed % config.taps.size());
+    for (std::size_t i = 1; i < frames.size(); ++i) {
+      const vtap_key key = parse(frames[i]);
+      const vtap_key other = blend(key, parse(frames[i - 1]), tables.config.key_mask);
+      found.classify(key, tap);
+      const auto expected = found.policies();
+      found.classify(other, tap);
+      ASSERT_EQ(found.policies(), expected) << "config " << seed << ", frame " << hex(frames[i]);
+      blended += std::memcmp(&key, &other, sizeof(key)) != 0 ? 1 : 0;
+    }
+  }
+  EXPECT_GT(blended, 2000U);
+  EXPECT_GT(paged, 5U);
+}
+
+TEST(Classifier, TheKeyMaskHasWhatRulesRead) {
+  Match web;
+  web.dst_port = {{80, 80}};
+  const auto tables = std::move(plan::compile(config_of({{web}}))).value();
+  vtap_key expected{};
+  expected.dport = ~0U;
+  EXPECT_EQ(std::memcmp(tables.config.key_mask, &expected, sizeof(expected)), 0);
 }
 
 /// What a super-packet may become: its frames have any length, and any flags if it is TCP.

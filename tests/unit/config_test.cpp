@@ -597,6 +597,24 @@ sample   = { flows = 0.25 }
 meter    = { rate = "50kpps", burst = 1000 }
 )";
 
+TEST(Config, EverySecondNameIsRefusedWithTheLineOfTheFirst) {
+  const std::string again = "[[policy]]\nname = \"all\"\nmonitors = [\"ids\"]\n";
+  const auto parsed = parse(join({kTap, kMonitor, kPolicy, again, again}), "t.toml");
+  ASSERT_EQ(parsed.errors.size(), 2U) << all(parsed);
+  for (const auto& error : parsed.errors) {
+    EXPECT_NE(error.message.find("policy \"all\" already, in line 8"), std::string::npos)
+        << error.message;
+  }
+}
+
+TEST(Config, TapsMonitorsAndPoliciesShareNoNames) {
+  const auto config = good(
+      "[[tap]]\nname = \"x\"\nmode = \"inline\"\nports = [\"e1\", \"e2\"]\n"
+      "[[monitor]]\nname = \"x\"\nport = \"e3\"\n"
+      "[[policy]]\nname = \"x\"\nmonitors = [\"x\"]\n");
+  EXPECT_EQ(config.policies.size(), 1U);
+}
+
 TEST(Config, FullBroker) {
   const auto config = good(kFull);
   EXPECT_EQ(config.file, "t.toml");

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cstring>
@@ -227,6 +229,110 @@ TEST(Meter, ThreadsShareOneRate) {
   }
   for (auto& thread : threads) thread.join();
   expect_within_2_percent(passed, kRate * 10);
+}
+
+// ---- the arithmetic of one bucket, that of both sides
+
+/// A rate, spread over all magnitudes.
+std::uint64_t spread(Random& random, std::uint64_t least, std::uint64_t most) {
+  const auto bits = static_cast<unsigned>(std::bit_width(most / least));
+  const std::uint64_t value = least << random.below(bits);
+  const std::uint64_t more = (std::uint64_t{random.below(1U << 31)} << 31 | random.below(1U << 31));
+  return std::min(value + more % value, most);
+}
+
+struct RandomBucket {
+  explicit RandomBucket(Random& random) {
+    packets = random.percent(50);
+    rate = packets ? spread(random, 1, 1'000'000'000) : spread(random, 1'000, 400'000'000'000);
+    burst = spread(random, 1, packets ? 1 << 20 : 1 << 30);
+    meter = packets ? packets_meter(rate, burst) : bytes_meter(rate, burst);
+  }
+  /// What so many units cost, in long double (64 bits of precision).
+  [[nodiscard]] long double ticks(std::uint64_t units) const {
+    return static_cast<long double>(units) * 32e9L * (packets ? 1 : 8) /
+           static_cast<long double>(rate);
+  }
+
+  bool packets;
+  std::uint64_t rate, burst;
+  config::Meter meter;
+};
+
+TEST(BucketArithmetic, ACostIsRoundedByHalfATickAtMost) {
+  Random random(1);
+  long double worst = 0;
+  for (int round = 0; round < 200'000; ++round) {
+    const RandomBucket model(random);
+    const vtap_bucket bucket = pipeline::bucket_of(model.meter);
+    const std::uint64_t units = spread(random, 1, 1U << VTAP_COST_SHIFT);
+    const auto cost = static_cast<long double>(vtap_bucket_cost(&bucket, units));
+    const long double exact = model.ticks(units);
+    worst = std::max(worst, cost - exact);
+    // Above: the digits of this model, and of the fraction.
+    ASSERT_LE(cost - exact, 0.5L + exact * 0x1p-62L) << model.rate << " " << units;
+    ASSERT_GE(cost - exact, -0.5L - 0x1p-21L - exact * 0x1p-62L) << model.rate << " " << units;
+  }
+  EXPECT_GT(worst, 0.49L);
+}
+
+/// Against tokens that are counted without rounding, while no time passes.
+TEST(BucketArithmetic, NoMoreThanTheBurstPassesAndNoLess) {
+  for (std::uint64_t seed = 0; seed < 3000; ++seed) {
+    Random random(seed);
+    const RandomBucket model(random);
+    const vtap_bucket bucket = pipeline::bucket_of(model.meter);
+    ASSERT_GE(bucket.depth, 0);
+    if (bucket.depth >= std::int64_t{1} << VTAP_DEPTH_SHIFT) continue;
+    std::int64_t now = random.below(1U << 31);
+    __s64 full_at = now;
+    std::uint64_t taken = 0;
+    std::uint64_t frames = 0;
+    for (int refused = 0; refused < 20 && frames < 3000;) {
+      const std::uint64_t units = model.packets ? 1 : random.between(64, 9000);
+      if (vtap_bucket_take(&bucket, &full_at, now, vtap_bucket_cost(&bucket, units)) == 0) {
+        ++refused;
+        // Half a tick for each frame, that of the bucket's depth and this one's.
+        const long double left = model.ticks(model.burst) - model.ticks(taken);
+        ASSERT_LT(left, model.ticks(units) + static_cast<long double>(frames) / 2 + 2);
+        continue;
+      }
+      taken += units;
+      ++frames;
+    }
+    const long double slack = static_cast<long double>(frames) / 2 + 1;
+    const std::uint64_t shortest = model.packets ? model.burst : model.burst / 64;
+    ASSERT_LE(model.ticks(taken),
+              model.ticks(model.burst) + static_cast<long double>(shortest) / 2 + slack)
+        << "seed " << seed;
+    ASSERT_GE(full_at, now);
+  }
+}
+
+TEST(BucketArithmetic, NothingOverflowsAtTheEnds) {
+  for (const std::uint64_t rate : {std::uint64_t{1}, std::uint64_t{10'000'000'000'000}}) {
+    for (const std::uint64_t burst : {std::uint64_t{1}, std::uint64_t{1} << 40}) {
+      const vtap_bucket bucket = pipeline::bucket_of(bytes_meter(rate, burst));
+      const std::uint64_t most = 1U << VTAP_COST_SHIFT;
+      std::int64_t last = 0;
+      for (std::uint64_t units = 1; units <= most; units *= 2) {
+        const std::int64_t cost = vtap_bucket_cost(&bucket, units);
+        EXPECT_GE(cost, last);
+        EXPECT_NEAR(static_cast<double>(cost),
+                    256e9 / static_cast<double>(rate) * static_cast<double>(units),
+                    0.5 + static_cast<double>(cost) * 1e-12);
+        last = cost;
+      }
+      EXPECT_LT(last, std::int64_t{1} << 59);
+      EXPECT_LE(bucket.depth, std::int64_t{1} << VTAP_DEPTH_SHIFT);
+      // More than that is no cost, and does not conform, not even to the deepest.
+      __s64 full_at = 1000;
+      for (const std::uint64_t units : {most + 1, std::uint64_t{1} << 30, ~std::uint64_t{0}}) {
+        EXPECT_EQ(vtap_bucket_take(&bucket, &full_at, 1000, vtap_bucket_cost(&bucket, units)), 0);
+        EXPECT_EQ(full_at, 1000);
+      }
+    }
+  }
 }
 
 // ---- two rates, three colours

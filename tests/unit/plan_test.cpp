@@ -110,7 +110,7 @@ TEST(Plan, FullLengthPrefixesAreHosts) {
   const Tables tables =
       tables_of(config_of({{{.src = {v4(10, 0, 0, 1, 32), v4(10, 0, 0, 0, 31), v6(1, 128)}}},
                            {{.dst = {v4(10, 0, 0, 1, 32), v6(0, 127), v6(0, 0)}}}}));
-  EXPECT_TRUE(tables.hosts4.empty());  // few: in the trie
+  EXPECT_TRUE(tables.buckets4.empty());  // few: in the trie
   EXPECT_EQ(tables.trie4.size(), 1U);
   EXPECT_EQ(tables.trie4_blocks.size(), 2U);
   EXPECT_EQ(tables.hosts6.size(), 1U);

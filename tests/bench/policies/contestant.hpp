@@ -16,6 +16,7 @@
 #include "bench/policies/rules.hpp"
 #include "config/config.hpp"
 #include "plan/plan.hpp"
+#include "plan/verdict_cache.hpp"
 
 namespace vtap::bench {
 
@@ -91,8 +92,8 @@ struct OurPlan {
 };
 std::unique_ptr<OurPlan> make_plan(config::Config config);
 
-/// plan::Classifier on keys that are parsed already.
-Entrant make_classifier(const OurPlan& plan);
+/// plan::Classifier on keys that are parsed already. `cached`: frames that it remembers.
+Entrant make_classifier(const OurPlan& plan, std::uint32_t cached = plan::VerdictCache::kEntries);
 /// pipeline::Pipeline from memory to memory, parsing, counting and posting included.
 Entrant make_pipeline(const OurPlan& plan);
 
@@ -104,6 +105,9 @@ class Kernel {
 
   /// The tap program; its free ring is empty, so that a matching frame costs no copy.
   virtual Entrant make_tap(const OurPlan& plan) = 0;
+  /// The same, classifying every frame: as one frame is given many times, make_tap()'s verdicts on
+  /// large plans come from the cache.
+  virtual Entrant make_uncached_tap(const OurPlan& plan) = 0;
   /// A program that passes every frame: what a run costs at least.
   virtual Entrant make_empty() = 0;
   /// ns that copying a matching frame of 64 bytes adds, everything in caches.

@@ -126,21 +126,8 @@ class XdpKernel final : public Kernel {
  public:
   explicit XdpKernel(std::uint32_t sample) : sample_(sample) {}
 
-  Entrant make_tap(const OurPlan& plan) override {
-    if (!plan.refused.empty()) return refusal(plan.refused);
-    const Stopwatch maps_clock;
-    auto maps = io::ClassMaps::load(plan.plan.tables);
-    if (!maps) return refusal(maps.error().message);
-    Entrant entrant;
-    entrant.load["BPF maps ms"] = maps_clock.ms();
-    const Stopwatch program_clock;
-    auto programs = load(plan, *maps);
-    if (!programs) return refusal(programs.error().message);
-    entrant.load["BPF program ms"] = program_clock.ms();
-    entrant.contestant =
-        std::make_unique<TapContestant>(std::move(*maps), std::move(*programs), tee_, sample_);
-    return entrant;
-  }
+  Entrant make_tap(const OurPlan& plan) override { return make(plan, true); }
+  Entrant make_uncached_tap(const OurPlan& plan) override { return make(plan, false); }
 
   Entrant make_empty() override {
     bpf_insn code[2]{};
@@ -158,7 +145,7 @@ class XdpKernel final : public Kernel {
   double copy_cost(const OurPlan& plan, const Traffic& traffic) override {
     constexpr std::uint32_t kFrames = 15;
     auto maps = test::require(io::ClassMaps::load(plan.plan.tables));
-    const auto programs = test::require(load(plan, maps));
+    const auto programs = test::require(load(plan, maps, true));
     const Parked parked(programs.plan_fd());
     std::vector<double> costs;
     for (std::uint32_t i = 0; i < traffic.size() && costs.size() < kFrames; ++i) {
@@ -174,11 +161,28 @@ class XdpKernel final : public Kernel {
   }
 
  private:
-  Result<io::TapPrograms> load(const OurPlan& plan, const io::ClassMaps& maps) {
+  Entrant make(const OurPlan& plan, bool cached) {
+    if (!plan.refused.empty()) return refusal(plan.refused);
+    const Stopwatch maps_clock;
+    auto maps = io::ClassMaps::load(plan.plan.tables);
+    if (!maps) return refusal(maps.error().message);
+    Entrant entrant;
+    entrant.load["BPF maps ms"] = maps_clock.ms();
+    const Stopwatch program_clock;
+    auto programs = load(plan, *maps, cached);
+    if (!programs) return refusal(programs.error().message);
+    entrant.load["BPF program ms"] = program_clock.ms();
+    entrant.contestant =
+        std::make_unique<TapContestant>(std::move(*maps), std::move(*programs), tee_, sample_);
+    return entrant;
+  }
+
+  Result<io::TapPrograms> load(const OurPlan& plan, const io::ClassMaps& maps, bool cached) {
+    vtap_port_config constants = test::constants(plan.plan.tables, 0, tee_);
+    if (!cached) constants.classes.cache_slots = 0;
     auto clones = io::CloneMaps::load(plan.plan.config, plan.plan.tables);
     if (!clones) return clones.error();
-    return io::TapPrograms::load(io::ProgramHook::xdp, test::constants(plan.plan.tables, 0, tee_),
-                                 tee_.memory(), maps, *clones);
+    return io::TapPrograms::load(io::ProgramHook::xdp, constants, tee_.memory(), maps, *clones);
   }
 
   std::uint32_t sample_;

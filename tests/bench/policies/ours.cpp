@@ -46,8 +46,8 @@ std::vector<vtap_key> keys_of(const Traffic& traffic) {
 
 class ClassifierContestant final : public Contestant {
  public:
-  explicit ClassifierContestant(const plan::Tables& tables)
-      : classifier_(tables), found_(classifier_), scratch_(classifier_) {}
+  ClassifierContestant(const plan::Tables& tables, std::uint32_t cached)
+      : classifier_(tables), found_(classifier_), scratch_(classifier_, cached) {}
 
   void check(const Traffic& traffic) override {
     const auto& keys = keys_for(traffic);
@@ -245,12 +245,12 @@ std::unique_ptr<OurPlan> make_plan(config::Config config) {
   return result;
 }
 
-Entrant make_classifier(const OurPlan& plan) {
+Entrant make_classifier(const OurPlan& plan, std::uint32_t cached) {
   if (!plan.refused.empty()) return refusal(plan.refused);
   Entrant entrant;
   const double before = heap_bytes();
   const Stopwatch clock;
-  entrant.contestant = std::make_unique<ClassifierContestant>(plan.plan.tables);
+  entrant.contestant = std::make_unique<ClassifierContestant>(plan.plan.tables, cached);
   entrant.load["classifier ms"] = clock.ms();
   entrant.load["classifier MB"] = (heap_bytes() - before) / 1e6;
   return entrant;
