@@ -10,7 +10,7 @@ namespace vtap::pipeline {
 namespace {
 
 constexpr double kNsPerSecond = 1e9;
-constexpr double kBurstNs = 1e6;
+constexpr double kBurstNs = 4e6;
 /// Deficits are kept in parts of a byte, so that weights like 500 and 501 keep their ratio.
 constexpr unsigned kDeficitShift = 16;
 /// Backlogs are divided by weights: by a multiplication, with so many bits behind the point.

@@ -14,7 +14,8 @@
 namespace vtap::pipeline {
 
 /// What a rate lets go, as a leaky bucket (GCRA, ITU-T I.371): keeps the time at which all that
-/// went is paid for. Short bursts pass: up to a millisecond of the rate, or one longest frame.
+/// went is paid for. Short bursts pass: up to four milliseconds of the rate, or one longest frame;
+/// so a worker that wakes up late by no more than that keeps the rate.
 class Shaper {
  public:
   /// `longest`: bytes of a frame at most.

@@ -119,8 +119,8 @@ def test_the_rate_is_kept(rate: str) -> None:
             copies = lab.monitor(0).arrivals(len(frames))
             assert [copy.data for copy in copies] == frames
             seconds = (copies[-1].time_ns - copies[0].time_ns) / 1e9
-            # A first burst of a few frames; and what a busy machine delays is not made up for.
-            assert 1.45 < seconds < 2.5
+            # A first burst of a few frames; and what a busy machine delays by more is not made up for.
+            assert 1.45 < seconds < 3
 
 
 def test_weights_share_the_rate() -> None:
