@@ -10,7 +10,8 @@ namespace vtap::pipeline {
 namespace {
 
 constexpr double kNsPerSecond = 1e9;
-constexpr double kBurstNs = 4e6;
+constexpr double kBurstNs = 1e6;
+constexpr std::uint64_t kLateNs = 3'000'000;
 /// Deficits are kept in parts of a byte, so that weights like 500 and 501 keep their ratio.
 constexpr unsigned kDeficitShift = 16;
 /// Backlogs are divided by weights: by a multiplication, with so many bits behind the point.
@@ -47,9 +48,10 @@ std::uint64_t Shaper::due(std::uint32_t bytes) const noexcept {
   return paid_at_ - std::min(paid_at_, static_cast<std::uint64_t>(-ahead));
 }
 
-void Shaper::charge(std::uint32_t bytes, std::uint64_t now) noexcept {
-  if (paid_at_ < now) {
-    paid_at_ = now;
+void Shaper::charge(std::uint32_t bytes, std::uint64_t now, bool was_held) noexcept {
+  const std::uint64_t unpaid = was_held ? now - std::min(now, kLateNs) : now;
+  if (paid_at_ < unpaid) {
+    paid_at_ = unpaid;
     paid_fraction_ = 0;
   }
   const double ns = paid_fraction_ + cost(bytes);
@@ -100,18 +102,23 @@ bool Scheduler::is_the_one_to_go(const TxDescriptor& newcomer) const noexcept {
 
 std::uint32_t Scheduler::dequeue(std::uint64_t now, std::span<TxDescriptor> room) noexcept {
   std::uint32_t count = 0;
+  bool held = false;
   while (count < room.size()) {
     const std::uint32_t number = next_class();
     if (number == kNone) break;
     ClassState& its = classes_[number];
     const TxDescriptor& frame = entries_[its.head].frame;
     if (shaper_) {
-      if (shaper_->due(frame.length) > now) break;
-      shaper_->charge(frame.length, now);
+      if (shaper_->due(frame.length) > now) {
+        held = true;
+        break;
+      }
+      shaper_->charge(frame.length, now, held_);
     }
     its.deficit -= cost(frame);
     room[count++] = take_oldest(number);
   }
+  if (count < room.size()) held_ = held;  // else it is still making up
   return count;
 }
 

@@ -14,8 +14,9 @@
 namespace vtap::pipeline {
 
 /// What a rate lets go, as a leaky bucket (GCRA, ITU-T I.371): keeps the time at which all that
-/// went is paid for. Short bursts pass: up to four milliseconds of the rate, or one longest frame;
-/// so a worker that wakes up late by no more than that keeps the rate.
+/// went is paid for. Short bursts pass: up to a millisecond of the rate, or one longest frame.
+/// A worker that wakes up late keeps the rate: what the rate alone has held back since is made up
+/// for, up to three milliseconds of it.
 class Shaper {
  public:
   /// `longest`: bytes of a frame at most.
@@ -23,8 +24,9 @@ class Shaper {
 
   /// When a frame may go that has so many bytes, ns; in the past: now.
   [[nodiscard]] std::uint64_t due(std::uint32_t bytes) const noexcept;
-  /// It went at `now`, ns. Precondition: due(bytes) <= now.
-  void charge(std::uint32_t bytes, std::uint64_t now) noexcept;
+  /// It went at `now`, ns; `was_held`: the rate had something wait until now. Precondition:
+  /// due(bytes) <= now.
+  void charge(std::uint32_t bytes, std::uint64_t now, bool was_held) noexcept;
 
  private:
   [[nodiscard]] double cost(std::uint32_t bytes) const noexcept {
@@ -142,6 +144,7 @@ class Scheduler {
   std::vector<ClassState> classes_;
   std::vector<Priority> priorities_;
   std::uint32_t active_ = 0;  ///< bits of priorities with frames
+  bool held_ = false;         ///< the last dequeue() ended for the rate's sake
 };
 
 /// How a monitor's copies are to be scheduled; the capacity is left to the caller. Nothing

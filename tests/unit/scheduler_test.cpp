@@ -257,14 +257,14 @@ TEST(Rate, IsExactToAFrameOrTwo) {
   const auto on_time = [](std::uint64_t due) { return due; };
   for (const std::uint64_t rate : {64'000, 10'000'000, 123'456'789}) {
     Scheduler scheduler(spec_of({{}}, 64, bits(rate)));
-    const double burst = std::max(static_cast<double>(rate) / 8 / 250, double{kLongest});
+    const double burst = std::max(static_cast<double>(rate) / 8 / 1000, double{kLongest});
     EXPECT_NEAR(static_cast<double>(served(scheduler, false, {64, 777, 1514}, on_time)),
                 static_cast<double>(rate) / 8 * 10 + burst, 2 * 1514)
         << rate << " bit/s";
   }
   for (const std::uint64_t rate : {3, 1000, 77'777}) {
     Scheduler scheduler(spec_of({{}}, 64, packets(rate)));
-    const double burst = std::max(static_cast<double>(rate) / 250, 1.0);
+    const double burst = std::max(static_cast<double>(rate) / 1000, 1.0);
     EXPECT_NEAR(static_cast<double>(served(scheduler, true, {64, 1514}, on_time)),
                 static_cast<double>(rate) * 10 + burst, 2)
         << rate << " pps";
@@ -283,27 +283,33 @@ TEST(Rate, HoldsWhenServedLate) {
 TEST(Rate, IdleTimeIsNotSavedUp) {
   Scheduler scheduler(spec_of({{}}, 1000, packets(10'000)));
   for (std::uint64_t i = 0; i < 1000; ++i) scheduler.enqueue(frame_of(0, i));
-  EXPECT_EQ(take(scheduler, 3600 * kSecond, 1000).size(), 40U) << "four milliseconds of the rate";
+  EXPECT_EQ(take(scheduler, 3600 * kSecond, 1000).size(), 10U) << "a millisecond of the rate";
   EXPECT_EQ(take(scheduler, 3600 * kSecond, 1000).size(), 0U);
-  EXPECT_EQ(take(scheduler, 3600 * kSecond + 9 * kMillisecond, 1000).size(), 40U);
+  EXPECT_EQ(take(scheduler, 3600 * kSecond + 2 * kMillisecond, 1000).size(), 20U);
+  EXPECT_EQ(take(scheduler, 3600 * kSecond + 9 * kMillisecond, 1000).size(), 40U)
+      << "late by more than is made up for";
+  for (int i = 0; i < 32; ++i) take(scheduler, 3700 * kSecond + i * kSecond, 1000);
+  EXPECT_EQ(scheduler.waiting(), 0U);
+  for (std::uint64_t i = 0; i < 1000; ++i) scheduler.enqueue(frame_of(0, i));
+  EXPECT_EQ(take(scheduler, 7200 * kSecond, 1000).size(), 10U) << "nothing had waited";
 }
 
 TEST(Rate, NextAtIsTheFirstMomentAtWhichAFrameGoes) {
-  Scheduler scheduler(spec_of({{0, 1}, {1, 1}}, 64, bits(2'000'000)));  // a byte in 4 us
+  Scheduler scheduler(spec_of({{0, 1}, {1, 1}}, 64, bits(8'000'000)));  // a byte in a microsecond
   EXPECT_EQ(scheduler.next_at(), Scheduler::kNever);
   for (std::uint64_t i = 0; i < 4; ++i) scheduler.enqueue(frame_of(0, i, 1000));
   const std::uint64_t start = 5 * kSecond;
   EXPECT_LE(scheduler.next_at(), start);
   EXPECT_EQ(numbers(take(scheduler, start, 64)), (Numbers{0, 1})) << "2048 bytes at once";
   const std::uint64_t due = scheduler.next_at();
-  EXPECT_EQ(due, start + 3'808'000);
+  EXPECT_EQ(due, start + 952'000);
   // A shorter frame of the higher priority is next now, and sooner.
   scheduler.enqueue(frame_of(1, 9, 100));
-  EXPECT_EQ(scheduler.next_at(), start + 208'000);
-  EXPECT_EQ(take(scheduler, start + 207'999, 64).size(), 0U);
-  EXPECT_EQ(numbers(take(scheduler, start + 208'000, 64)), (Numbers{9}));
-  EXPECT_EQ(take(scheduler, due + 399'999, 64).size(), 0U);
-  EXPECT_EQ(numbers(take(scheduler, due + 400'000, 64)), (Numbers{2}));
+  EXPECT_EQ(scheduler.next_at(), start + 52'000);
+  EXPECT_EQ(take(scheduler, start + 51'999, 64).size(), 0U);
+  EXPECT_EQ(numbers(take(scheduler, start + 52'000, 64)), (Numbers{9}));
+  EXPECT_EQ(take(scheduler, due + 99'999, 64).size(), 0U);
+  EXPECT_EQ(numbers(take(scheduler, due + 100'000, 64)), (Numbers{2}));
 }
 
 TEST(Rate, WithoutOneEverythingMayGoAtOnce) {
