@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * The policies that the kernel serves at TC: their counters, and a clone of the packet to each of
- * their monitors (docs/decisions/0013). Behind vtap_policies(), which left them in cpu->policies.
+ * The policies that the kernel serves at TC: a clone of the packet to each of their monitors
+ * (docs/decisions/0013).
  */
 #ifndef VTAP_CLONE_BPF_H
 #define VTAP_CLONE_BPF_H
 
-#include "limits.bpf.h"
+#include "placed.bpf.h"
 #include "skb.bpf.h"
 
 /* What a packet is on the wire: frames, and bytes in all. */
@@ -14,92 +14,6 @@ struct on_wire {
   __u32 frames;
   __u64 bytes;
 };
-
-/* By the number of a seg_top bit. */
-struct {
-  __uint(type, BPF_MAP_TYPE_ARRAY);
-  __uint(max_entries, 1);
-  __type(key, __u32);
-  __type(value, struct vtap_placed);
-} placed SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, 1); /* pairs */
-  __type(key, __u32);
-  __type(value, struct vtap_pair_counters);
-} pair_counts SEC(".maps");
-
-/* By monitor. */
-struct {
-  __uint(type, BPF_MAP_TYPE_ARRAY);
-  __uint(max_entries, VTAP_MAX_MONITORS);
-  __type(key, __u32);
-  __type(value, struct vtap_monitor_link);
-} monitor_links SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, VTAP_MAX_MONITORS);
-  __type(key, __u32);
-  __type(value, struct vtap_clone_counters);
-} clone_counts SEC(".maps");
-
-/* One monitor of the policy at hand: sent now, or by an earlier policy. */
-static __always_inline void count_pair(struct vtap_walk* w) {
-  __u64 monitor = w->left & -w->left;
-  __u32 pair = w->pair++;
-  struct vtap_pair_counters* count = bpf_map_lookup_elem(&pair_counts, &pair);
-  w->left &= w->left - 1;
-  if (!count) return;
-  if (w->monitors & monitor) {
-    count->already_sent += w->frames;
-  } else {
-    count->sent_frames += w->frames;
-    count->sent_bytes += w->bytes;
-    w->monitors |= monitor;
-  }
-}
-
-/* The next policy of the word at hand. One of many rules has several bits, side by side. */
-static __always_inline void take_policy(struct vtap_walk* w) {
-  __u32 bit = (w->word - 1) * 64 + lowest_bit(w->bits);
-  struct vtap_placed* to = bpf_map_lookup_elem(&placed, &bit);
-  w->bits &= w->bits - 1;
-  if (!to || to->policy == w->policy) return;
-  __u32 policy = to->policy;
-  w->policy = policy;
-  struct vtap_placed_counters* count = bpf_map_lookup_elem(&placed_counts, &policy);
-  if (!count) return;
-  count->matched_frames += w->frames;
-  count->matched_bytes += w->bytes;
-  if (to->limits && !within_limits(w, to->limits, count)) return;
-  w->left = to->monitors;
-  w->pair = to->first_pair;
-}
-
-/* The walk is in the CPU's memory, of which the verifier knows no values: before 6.7 it takes a
- * callback to run once, and removes what values on the stack seem to rule out. */
-struct walker {
-  struct vtap_cpu* cpu;
-};
-
-/* 1: the walk is over. */
-static long step(__u32 number __attribute__((unused)), struct walker* walker) {
-  struct vtap_cpu* cpu = walker->cpu;
-  struct vtap_walk* w = &cpu->walk;
-  if (w->left) {
-    count_pair(w);
-  } else if (w->bits) {
-    take_policy(w);
-  } else if (w->word < config.classes.early_words) {
-    w->bits = cpu->policies[w->word & (VTAP_EARLY_WORDS - 1)];
-    w->word++;
-  } else {
-    return 1;
-  }
-  return 0;
-}
 
 /* Whether the device itself has counted, as dropped, what bpf_clone_redirect() says was refused.
  * Without a queue the verdict is the driver's (positive), or that the device is down. */
@@ -116,45 +30,7 @@ static __always_inline void clone_to(vtap_ctx* ctx, __u32 monitor, struct on_wir
     long error = bpf_clone_redirect(ctx, link->ifindex, 0);
     sent = !error || counted_by(link, error);
   }
-  if (sent) return;
-  struct vtap_clone_counters* count = bpf_map_lookup_elem(&clone_counts, &monitor);
-  if (!count) return;
-  if (up) {
-    count->failed_frames += wire.frames;
-    count->failed_bytes += wire.bytes;
-  } else {
-    count->down_frames += wire.frames;
-    count->down_bytes += wire.bytes;
-  }
-}
-
-/* Counts what the policies of the packet send, and returns the set of monitors that get it. */
-__noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
-  struct walker walker = {cpu};
-
-  if (!cpu) return 0; /* a global function has to look */
-  struct vtap_walk* w = &cpu->walk;
-  w->frames = frames;
-  w->bytes = bytes;
-  w->monitors = w->left = w->bits = 0;
-  w->word = 0;
-  w->policy = ~0u;
-  w->now = 0;
-  if (!config.classes.sum_words) {
-    /* One policy for one monitor is what most packets meet, and needs no walk. */
-    __u64 first = cpu->policies[0];
-    __u64 second = config.classes.match_words > 1 ? cpu->policies[1] : 0;
-
-    if (!first || !second) {
-      w->word = first ? 1 : 2;
-      w->bits = first | second;
-      if (w->bits) take_policy(w);
-      if (w->left) count_pair(w);
-      if (!w->bits && !w->left) return w->monitors;
-    }
-  }
-  bpf_loop(VTAP_EARLY_WORDS * 64 * (1 + VTAP_MAX_MONITORS) + VTAP_EARLY_WORDS, step, &walker, 0);
-  return w->monitors;
+  if (!sent) count_lost(monitor, up ? VTAP_LOST_FAILED : VTAP_LOST_DOWN, wire.frames, wire.bytes);
 }
 
 /* The clones bear the mark; the original only meanwhile. Programs of other ports may run within. */

@@ -6,6 +6,7 @@
  */
 #include <linux/bpf.h>
 #include <linux/types.h>
+#include <stdbool.h>
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
@@ -29,6 +30,22 @@ struct {
   __type(key, __u32);
   __type(value, struct vtap_redirect_errors);
 } redirect_errors SEC(".maps");
+
+/* Monitor by ifindex of its port. */
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, VTAP_MAX_MONITORS);
+  __type(key, __u32);
+  __type(value, __u32);
+} monitor_of SEC(".maps");
+
+/* By monitor: copies that a tap's broadcast had for it, and that its device did not take. */
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, VTAP_MAX_MONITORS);
+  __type(key, __u32);
+  __type(value, __u64);
+} refused_copies SEC(".maps");
 
 /* Kernel types, found by CO-RE. */
 struct net___vtap {
@@ -76,13 +93,25 @@ int vtap_redirect_err(struct bpf_raw_tracepoint_args* ctx) {
   return 0;
 }
 
+/* Counts copies that did not leave by a monitor's port; false: it is none. */
+static __always_inline bool count_refused(const void* device, __u32 frames) {
+  const struct net_device___vtap* dev = device;
+  __u32 ifindex = (__u32)BPF_CORE_READ(dev, ifindex);
+  __u32* monitor = bpf_map_lookup_elem(&monitor_of, &ifindex);
+  if (!monitor || BPF_CORE_READ(dev, nd_net.net, net_cookie) != netns_cookie) return false;
+  __u64* refused = bpf_map_lookup_elem(&refused_copies, monitor);
+  if (refused) *refused += frames;
+  return true;
+}
+
 SEC("raw_tp/xdp_devmap_xmit")
 int vtap_devmap_xmit(struct bpf_raw_tracepoint_args* ctx) {
   /* from, to, sent, drops, err */
   int drops = (int)ctx->args[3];
   if (drops <= 0) return 0;
   struct vtap_redirect_errors* errors = errors_of((const void*)ctx->args[0]);
-  if (errors) errors->tx_failed += (__u32)drops;
+  if (!errors || count_refused((const void*)ctx->args[1], (__u32)drops)) return 0;
+  errors->tx_failed += (__u32)drops;
   return 0;
 }
 

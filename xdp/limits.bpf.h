@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * Samplers and meters of the policies that the kernel serves at TC: what pipeline::Sampler and
+ * Samplers and meters of the policies that the kernel serves: what pipeline::Sampler and
  * pipeline::Marker are to the broker, for one packet at a time. A super-packet is one step of a
  * sampler, and has one colour: it takes the tokens of all its frames, or none.
  */

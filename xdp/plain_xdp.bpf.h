@@ -3,12 +3,13 @@
 #ifndef VTAP_PLAIN_XDP_BPF_H
 #define VTAP_PLAIN_XDP_BPF_H
 
-/* Inline: the other port of the pair. Shared by the stub and the plan's programs. */
+/* Inline: the other port of the pair, and the program that its frames go through if copies are cut
+ * (edit.bpf.c). Shared by the stub and the plan's programs. */
 struct {
   __uint(type, BPF_MAP_TYPE_DEVMAP);
   __uint(max_entries, 1);
   __type(key, __u32);
-  __type(value, __u32);
+  __type(value, struct bpf_devmap_val);
 } out SEC(".maps");
 
 static __always_inline int plain_path(void) {

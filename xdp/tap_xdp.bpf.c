@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * A tap port at XDP: selects the monitored frames, copies them into UMEM (tee) or sends them into
- * an AF_XDP ring (redirect), and lets every other original take the plain path. One per port and
- * plan, tail-called by the stub.
+ * A tap port at XDP: selects the monitored frames, copies them into UMEM (tee), sends them into an
+ * AF_XDP ring (redirect) or to the ports of monitors (policies that the kernel serves), and lets
+ * every other original take the plain path. One per port and plan, tail-called by the stub.
  */
 #include "common.bpf.h"
 #include "plain_xdp.bpf.h"
@@ -26,6 +26,7 @@ static __always_inline void describe_checksum(vtap_ctx* ctx, struct vtap_desc* d
 
 #include "select.bpf.h"
 
+#include "fan.bpf.h"
 #include "filter.bpf.h"
 
 /* AF_XDP sockets of this port by RX queue. */
@@ -94,12 +95,24 @@ static __always_inline int redirect(vtap_ctx* ctx, __u32 length, struct vtap_por
   return verdict;
 }
 
-/* Whether some policy of this tap takes the frame. */
-static __always_inline bool selected(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
-                                     struct vtap_port_counters* count) {
-  if (config.match_none || length == 0) return false;
-  if (config.match_all) return true;
-  return read_key(ctx, cpu, length, count) && vtap_wanted(cpu, config.tap_class);
+/* Who takes the frame: VTAP_FOR_* together. */
+static __always_inline int takers(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 length,
+                                  struct vtap_port_counters* count) {
+  bool look = config.clones ? config.classes.dims : !config.match_all;
+  if (config.match_none && !config.clones) return 0;
+  if (length == 0) return 0;
+  if (look && !read_key(ctx, cpu, length, count)) return 0;
+  if (config.clones) return vtap_policies(cpu, config.tap_class);
+  return config.match_all || vtap_wanted(cpu, config.tap_class) ? VTAP_FOR_BROKER : 0;
+}
+
+/* The verdict on a frame that is broadcast. */
+static __always_inline int is_sent(struct vtap_port_counters* count) {
+  if (config.mode == VTAP_MODE_SPAN)
+    count->consumed++;
+  else
+    count->forwarded++;
+  return XDP_REDIRECT;
 }
 
 static __always_inline int tap(struct xdp_md* ctx, struct vtap_cpu* cpu) {
@@ -107,10 +120,15 @@ static __always_inline int tap(struct xdp_md* ctx, struct vtap_cpu* cpu) {
   __u32 length = bpf_xdp_get_buff_len(ctx);
   count->rx_frames++;
   count->rx_bytes += length;
-  if (!selected(ctx, cpu, length, count)) return original(count, false);
+  int who = takers(ctx, cpu, length, count);
+  if (!who) return original(count, false);
   count->matched++;
   if (config.capture == VTAP_CAPTURE_REDIRECT) return redirect(ctx, length, count);
-  tee(ctx, cpu, length, config.port, count);
+  if (who & VTAP_FOR_BROKER)
+    tee(ctx, cpu, length, config.port, count);
+  else
+    count->copied++;
+  if ((who & VTAP_FOR_CLONE) && fan_out(ctx, cpu, length)) return is_sent(count);
   return original(count, true);
 }
 

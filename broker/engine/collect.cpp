@@ -178,14 +178,23 @@ void Engine::add_clones(stats::Monitor& out, std::uint32_t monitor) const {
     out.tx_frames += pair.sent_frames;
     out.tx_bytes += pair.sent_bytes;
   }
-  const std::uint64_t device = monitors_[monitor]->device_drops();
-  out.tx_frames = minus(out.tx_frames, clones.down_frames + clones.failed_frames + device);
-  out.tx_bytes = minus(out.tx_bytes, clones.down_bytes + clones.failed_bytes);
+  // A device counts what it drops, but some do not count what XDP redirects to them.
+  const std::uint64_t device =
+      std::max(monitors_[monitor]->device_drops(), errors_.refused_copies(monitor));
+  const auto sum_of = [](const auto& reasons) {
+    return std::accumulate(std::begin(reasons), std::end(reasons), std::uint64_t{0});
+  };
+  out.tx_frames = minus(out.tx_frames, sum_of(clones.frames) + device);
+  out.tx_bytes = minus(out.tx_bytes, sum_of(clones.bytes));
   out.dropped = {{"ring_full", 0},
                  {"queue_full", 0},
-                 {"down", clones.down_frames},
+                 {"down", clones.frames[VTAP_LOST_DOWN]},
                  {"device", device},
-                 {"clone_failed", clones.failed_frames}};
+                 {"clone_failed", clones.frames[VTAP_LOST_FAILED]},
+                 {"too_long", clones.frames[VTAP_LOST_TOO_LONG]},
+                 {"too_long_to_clone", clones.frames[VTAP_LOST_NOT_CLONED]},
+                 {"no_xmit", clones.frames[VTAP_LOST_NO_XMIT]},
+                 {"no_broadcast", clones.frames[VTAP_LOST_NO_BROADCAST]}};
 }
 
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {

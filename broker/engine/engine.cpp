@@ -56,7 +56,11 @@ Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved
   }
   auto classes = io::ClassMaps::load(plan.tables);
   if (!classes) return classes.error();
-  auto clones = io::CloneMaps::load(plan.config, plan.tables);
+  std::vector<std::uint32_t> tap_of_port;
+  for (std::uint32_t tap = 0; tap < resolved.taps.size(); ++tap) {
+    tap_of_port.insert(tap_of_port.end(), resolved.taps[tap].links.size(), tap);
+  }
+  auto clones = io::CloneMaps::load(plan.config, plan.tables, resolved.fan, tap_of_port);
   if (!clones) return clones.error();
   auto errors = io::RedirectErrors::attach();
   if (!errors) return errors.error();
@@ -138,11 +142,18 @@ Result<void> Engine::open_tap_ports() {
       auto port = TapPort::open(state_, plan_, how, place, how.links[i], leg_ ? leg_->ifindex() : 0,
                                 memory_, classes_, clones_);
       if (!port) return port.error();
+      if (auto done = set_output(place); !done) return done;
       carries_.push_back(how.links[i].ready());
       taps_.push_back(std::move(*port));
     }
   }
   return {};
+}
+
+/// Where originals of an inline port go that are broadcast.
+Result<void> Engine::set_output(const TapPort::Place& place) {
+  if (!place.output) return {};
+  return clones_.fan().set_output(place.index, place.output->ifindex);
 }
 
 /// Who may hold how many frames, so that no monitor, however dead, can hold them all: half of a
@@ -324,7 +335,10 @@ Result<void> Engine::start_workers() {
     monitors_.push_back(std::make_unique<MonitorPort>(
         state_, owner, plan_.config.monitors[monitor].port, monitor, assign_monitor(monitor),
         ring_size(monitor_shares_[monitor].ring, kLargestRing), memory_.umem(),
-        resolved_.in_kernel(plan_.config, monitor) ? &clones_ : nullptr));
+        resolved_.in_kernel(plan_.config, monitor)
+            ? std::optional(MonitorPort::Kernel{clones_, errors_,
+                                                resolved_.cloned_at_tc(plan_.config, monitor)})
+            : std::nullopt));
   }
   std::vector<worker::Worker*> peers;
   for (const auto& worker : workers_) peers.push_back(worker.get());
@@ -356,7 +370,13 @@ Result<void> Engine::engage() {
       }
     }
   }
-  for (const auto& port : taps_) port->warn_of_output();
+  for (const auto& port : taps_) {
+    port->warn_of_output();
+    // Some drivers take redirected frames only once they have a program.
+    if (const auto& output = port->place().output) {
+      if (auto link = host::find_link(output->ifindex)) follow_output(*port, *link);
+    }
+  }
   for (const auto& port : taps_) {
     if (auto done = port->engage(); !done) return done;
   }
@@ -441,6 +461,7 @@ Result<void> Engine::retake_port(std::size_t number) {
   auto port = TapPort::open(state_, plan_, how, place, link_of(old->link().name),
                             leg_ ? leg_->ifindex() : 0, memory_, classes_, clones_);
   if (!port) return port.error();
+  if (auto done = set_output(place); !done) return done;
   if (auto done = (*port)->attach(); !done) return done;
   errors_.remove_port(old->link().ifindex);
   if (auto done = errors_.add_port((*port)->link().ifindex, place.index); !done) return done;
@@ -453,9 +474,9 @@ Result<void> Engine::retake_port(std::size_t number) {
 
 void Engine::follow_tap(TapPort& port, const std::vector<host::Link>& links) {
   if (const auto& output = port.place().output) {
-    const bool there =
-        std::ranges::find(links, output->ifindex, &host::Link::ifindex) != links.end();
-    port.output_is(there, memory_.counters(port.place().index).forwarded);
+    const auto there = std::ranges::find(links, output->ifindex, &host::Link::ifindex);
+    port.output_is(there != links.end(), memory_.counters(port.place().index).forwarded);
+    follow_output(port, there != links.end() ? *there : host::Link{});
   }
   const auto link = std::ranges::find(links, port.link().ifindex, &host::Link::ifindex);
   const bool carries = link != links.end() && link->ready();
@@ -469,6 +490,13 @@ void Engine::follow_tap(TapPort& port, const std::vector<host::Link>& links) {
   spdlog::warn("tap port {} is {}", port.link().name, state);
 }
 
+/// What a broadcast may send to the port's output from now on.
+void Engine::follow_output(const TapPort& port, const host::Link& output) {
+  const auto done =
+      clones_.fan().set_output_longest(port.place().index, host::longest_redirected(output));
+  if (!done) spdlog::warn("{}", done.error().message);
+}
+
 void Engine::follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links) {
   const auto link = std::ranges::find(links, monitor.name(), &host::Link::name);
   const bool same = link != links.end() && link->ifindex == monitor.ifindex();
@@ -479,6 +507,7 @@ void Engine::follow_monitor(MonitorPort& monitor, const std::vector<host::Link>&
     monitor.take_down();
   }
   if (was_up && !monitor.up()) spdlog::warn("monitor port {} is down", monitor.name());
+  if (monitor.up()) monitor.follow(*link);
   if (link == links.end() || !link->ready() || monitor.up()) return;
   if (auto done = monitor.bring_up(*link); !done) {
     if (monitor.is_news(done.error().message)) {

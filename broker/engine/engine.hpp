@@ -67,6 +67,8 @@ class Engine {
   void share_queues();
   void retake(std::uint32_t tap, const std::vector<host::Link>& links);
   Result<void> retake_port(std::size_t number);
+  Result<void> set_output(const TapPort::Place& place);
+  void follow_output(const TapPort& port, const host::Link& output);
   void follow_tap(TapPort& port, const std::vector<host::Link>& links);
   static void follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links);
   void retire();

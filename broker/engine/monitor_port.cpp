@@ -17,7 +17,8 @@ constexpr auto kZeroCopyQuarantine = std::chrono::milliseconds(200);
 
 MonitorPort::MonitorPort(const host::StateDir& state, std::string owner, std::string port,
                          std::uint32_t target, std::vector<worker::Worker*> queues,
-                         std::uint32_t ring_size, pipeline::UmemView umem, io::CloneMaps* clones)
+                         std::uint32_t ring_size, pipeline::UmemView umem,
+                         std::optional<Kernel> kernel)
     : state_(state),
       owner_(std::move(owner)),
       name_(std::move(port)),
@@ -25,7 +26,7 @@ MonitorPort::MonitorPort(const host::StateDir& state, std::string owner, std::st
       owners_(std::move(queues)),
       ring_size_(ring_size),
       umem_(umem),
-      clones_(clones) {}
+      kernel_(kernel) {}
 
 Result<void> MonitorPort::bring_up(const host::Link& link) {
   if (up()) return {};
@@ -34,12 +35,37 @@ Result<void> MonitorPort::bring_up(const host::Link& link) {
     if (auto done = claim(link); !done) return done;
   }
   if (!link.ready()) return {};
-  auto carries = clones_ != nullptr
-                     ? clones_->set_monitor(target_, {.ifindex = static_cast<__u32>(link.ifindex),
-                                                      .has_queue = link.has_queue ? 1U : 0U})
-                     : open_sockets(link);
+  if (kernel_) {
+    // Some drivers take redirected frames only once they have a program.
+    host::Link now = link;
+    now.xdp_features = host::xdp_features(link.ifindex);
+    auto told = tell_programs(now);
+    up_ = told.ok();
+    return told;
+  }
+  auto carries = open_sockets(link);
   up_ = carries.ok();
   return carries;
+}
+
+Result<void> MonitorPort::tell_programs(const host::Link& link) {
+  const vtap_monitor_link now{.ifindex = static_cast<__u32>(link.ifindex),
+                              .has_queue = link.has_queue ? 1U : 0U,
+                              .longest = host::longest_redirected(link)};
+  if (now.ifindex == told_.ifindex && now.has_queue == told_.has_queue &&
+      now.longest == told_.longest) {
+    return {};
+  }
+  if (auto done = kernel_->clones.set_monitor(target_, now); !done) return done;
+  told_ = now;
+  return {};
+}
+
+void MonitorPort::follow(const host::Link& link) {
+  if (!kernel_) return;
+  if (auto done = tell_programs(link); !done && is_news(done.error().message)) {
+    spdlog::warn("{}", done.error().message);
+  }
 }
 
 Result<void> MonitorPort::claim(const host::Link& link) {
@@ -49,7 +75,7 @@ Result<void> MonitorPort::claim(const host::Link& link) {
   const bool ours_before = host::carries_ours(link);
   host::PortSpec spec{.name = name_, .role = host::Role::monitor, .hook = hook};
   spec.owner = owner_;
-  spec.skb_output = clones_ != nullptr;
+  spec.skb_output = kernel_ && kernel_->at_tc;
   auto port = host::Port::open(state_, spec);
   if (!port) return port.error();
   for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
@@ -64,6 +90,9 @@ Result<void> MonitorPort::claim(const host::Link& link) {
     if (!attached) return attached.error();
   }
   program_.emplace(std::move(*program));
+  if (kernel_) {
+    if (auto done = kernel_->errors.add_monitor(link.ifindex, target_); !done) return done;
+  }
   drops_before_ = link.counters.tx_dropped;
   return {};
 }
@@ -87,8 +116,9 @@ Result<void> MonitorPort::open_sockets(const host::Link& link) {
 
 void MonitorPort::take_down() {
   if (!std::exchange(up_, false)) return;
-  if (clones_ != nullptr) {
-    if (auto done = clones_->set_monitor(target_, {}); !done)
+  if (kernel_) {
+    told_ = {};
+    if (auto done = kernel_->clones.set_monitor(target_, {}); !done)
       spdlog::warn("{}", done.error().message);
     return;
   }
@@ -107,6 +137,7 @@ void MonitorPort::take_down() {
 
 void MonitorPort::forget() {
   take_down();
+  if (kernel_ && port_) kernel_->errors.remove_monitor(ifindex());
   drops_of_others_ = device_drops();
   drops_before_ = 0;
   port_.reset();

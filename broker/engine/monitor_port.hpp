@@ -20,17 +20,26 @@ namespace vtap::engine {
 /// engine's thread only.
 class MonitorPort {
  public:
+  /// Of a monitor that the kernel serves: where the tap programs look for its port, and who counts
+  /// what the port refuses.
+  struct Kernel {
+    io::CloneMaps& clones;
+    io::RedirectErrors& errors;
+    bool at_tc;  ///< copies come by TC, too
+  };
+
   /// `target`: number of the monitor, and index of its sink in every worker. `queues`: the workers
-  /// that own one each. `clones`: where the tap programs look for the port, if the kernel serves
-  /// this monitor; else null.
+  /// that own one each. `kernel`: if the kernel serves this monitor.
   MonitorPort(const host::StateDir& state, std::string owner, std::string port,
               std::uint32_t target, std::vector<worker::Worker*> queues, std::uint32_t ring_size,
-              pipeline::UmemView umem, io::CloneMaps* clones);
+              pipeline::UmemView umem, std::optional<Kernel> kernel);
 
   /// The port is there: claims it and drops what arrives on it; if it carries, opens a TX socket
   /// per owning worker and hands them over, or tells the tap programs. No change if it is up
   /// already.
   Result<void> bring_up(const host::Link& link);
+  /// The port is up and may have changed: tells the tap programs what it takes.
+  void follow(const host::Link& link);
   /// Takes the sockets away and the frames back. No change if it is down already.
   void take_down();
   /// As take_down(), and the device is gone: nothing on it is to be restored.
@@ -58,6 +67,7 @@ class MonitorPort {
  private:
   Result<void> claim(const host::Link& link);
   Result<void> open_sockets(const host::Link& link);
+  Result<void> tell_programs(const host::Link& link);
 
   const host::StateDir& state_;
   std::string owner_;  ///< who claims the port
@@ -66,7 +76,8 @@ class MonitorPort {
   std::vector<worker::Worker*> owners_;
   std::uint32_t ring_size_;
   pipeline::UmemView umem_;
-  io::CloneMaps* clones_;
+  std::optional<Kernel> kernel_;
+  vtap_monitor_link told_{};  ///< to the tap programs
   std::optional<host::Port> port_;
   std::optional<io::MonitorProgram> program_;
   std::vector<std::unique_ptr<io::XskSocket>> sockets_;  ///< by owner

@@ -9,6 +9,7 @@
 #include <span>
 #include <sstream>
 
+#include "engine/place.hpp"
 #include "host/attach.hpp"
 #include "pipeline/scheduler.hpp"
 #include "plan/kernel_filters.hpp"
@@ -18,10 +19,6 @@ namespace {
 
 using config::Capture;
 using config::Mode;
-
-/// The bytes of one super-packet's frames: 64 KiB, and for all frames but the first headers again,
-/// which are no more as long as frames carry at least what their headers take.
-constexpr std::uint64_t kSuperPacketBytes = 128 << 10;
 
 std::string_view mode_name(Mode mode) {
   switch (mode) {
@@ -91,7 +88,9 @@ class Resolver {
     for (const auto& monitor : config_.monitors) {
       resolved.monitors.push_back(resolve_monitor(monitor));
     }
-    place_policies(resolved);
+    for (Refusal& refusal : place_policies(config_, resolved)) {
+      findings_.add(refusal.at, std::move(refusal.message));
+    }
     if (!findings_.text().empty()) return Error{findings_.text(), ErrorKind::usage};
     return resolved;
   }
@@ -239,124 +238,6 @@ class Resolver {
     return {*link, host::has_native_xdp(*link) ? host::Hook::xdp : host::Hook::tc};
   }
 
-  static std::string meter_needs_broker(const config::Meter& meter) {
-    if (meter.per != config::Per::policy) return "its meter is for each host or flow";
-    if (meter.exceed_slice != 0) return "its meter slices what exceeds the rate";
-    const bool by_packets = meter.packets_per_second != 0;
-    const std::uint64_t least = by_packets ? std::uint64_t{VTAP_MAX_CUT} : kSuperPacketBytes;
-    const auto too_small = [&](const std::string& burst) {
-      return "a " + burst + " of less than " +
-             (by_packets ? std::to_string(least) + " packets"
-                         : std::to_string(least >> 10U) + "KiB") +
-             " may be less than one super-packet, which the kernel passes or drops whole";
-    };
-    if (meter.burst < least) return too_small("burst");
-    if (meter.peak_per_second != 0 && meter.peak_burst < least) return too_small("peak_burst");
-    return {};
-  }
-
-  /// Why the kernel cannot serve a policy; empty: it can (docs/decisions/0013).
-  [[nodiscard]] std::string needs_broker(const config::Policy& policy,
-                                         const Resolved& resolved) const {
-    if (policy.filter) return "it has a filter";
-    if (policy.sample && policy.sample->flows) return "it samples flows";
-    if (policy.head) return "it has head";
-    if (policy.meter) {
-      if (std::string why = meter_needs_broker(*policy.meter); !why.empty()) return why;
-    }
-    if (policy.slice_after != 0) return "it slices after the first packets of a flow";
-    if (policy.slice) return "it slices";
-    if (policy.once) return "it has once = true";
-    if (policy.priority != 0) return "it has a priority";
-    if (policy.weight != 1) return "it has a weight";
-    for (const std::uint32_t monitor : policy.monitors) {
-      if (config_.monitors[monitor].rate) {
-        return "monitor " + config_.monitors[monitor].name + " has a rate";
-      }
-    }
-    for (const auto* matches : {&policy.match, &policy.except}) {
-      for (const config::Match& match : *matches) {
-        if (!match.length.empty()) return "it asks for the length of a frame";
-        if (!match.tcp_flags.empty()) return "it asks for TCP flags";
-      }
-    }
-    for (const std::uint32_t tap : policy.taps) {
-      const ResolvedTap& how = resolved.taps[tap];
-      if (how.capture == Capture::tee && (!how.ingress || how.hook == host::Hook::tc)) continue;
-      return "tap " + config_.taps[tap].name + " has capture " +
-             std::string(capture_name(how.capture)) + " at " + std::string(hook_name(how.hook)) +
-             ", the kernel clones only from a tee at tc";
-    }
-    return {};
-  }
-
-  /// Policies that share a monitor are placed together, by whoever is the strictest of them.
-  void place_policies(Resolved& resolved) {
-    const auto& policies = config_.policies;
-    std::vector<std::string> obstacle(policies.size());
-    resolved.policies.resize(policies.size());
-    for (std::size_t i = 0; i < policies.size(); ++i) {
-      obstacle[i] = policies[i].offload == config::Offload::never
-                        ? "it has offload = \"never\""
-                        : needs_broker(policies[i], resolved);
-      resolved.policies[i].why = "the kernel selects and copies, the broker fans out";
-    }
-    std::vector<bool> seen(policies.size(), false);
-    for (std::size_t first = 0; first < policies.size(); ++first) {
-      if (seen[first]) continue;
-      const std::vector<std::size_t> group = group_of(first);
-      for (const std::size_t i : group) seen[i] = true;
-      const auto required = std::ranges::find_if(
-          group, [&](std::size_t i) { return policies[i].offload == config::Offload::require; });
-      if (required == group.end()) continue;
-      const auto hindered =
-          std::ranges::find_if(group, [&](std::size_t i) { return !obstacle[i].empty(); });
-      if (hindered != group.end()) {
-        refuse_offload(policies[*required], policies[*hindered], obstacle[*hindered]);
-        continue;
-      }
-      for (const std::size_t i : group) {
-        resolved.policies[i] = {plan::Placement::kernel, "the kernel clones to the monitor's port"};
-      }
-    }
-  }
-
-  void refuse_offload(const config::Policy& required, const config::Policy& hindered,
-                      const std::string& why) {
-    const bool itself = &required == &hindered;
-    findings_.add(required.at,
-                  "policy " + required.name + ": offload = \"require\" is impossible: " +
-                      (itself ? why
-                              : "policy " + hindered.name +
-                                    " shares a monitor with it, and cannot be placed in the "
-                                    "kernel: " +
-                                    why) +
-                      "; write offload = \"auto\"" +
-                      (itself ? "" : ", or give it a monitor of its own"));
-  }
-
-  /// All policies that share a monitor with this one, or with one that does.
-  [[nodiscard]] std::vector<std::size_t> group_of(std::size_t first) const {
-    const auto& policies = config_.policies;
-    std::vector<std::size_t> group{first};
-    std::uint64_t monitors = 0;
-    const auto set_of = [&](std::size_t i) {
-      std::uint64_t set = 0;
-      for (const std::uint32_t monitor : policies[i].monitors) set |= std::uint64_t{1} << monitor;
-      return set;
-    };
-    for (std::uint64_t more = set_of(first); more != monitors;) {
-      monitors = more;
-      group.clear();
-      for (std::size_t i = 0; i < policies.size(); ++i) {
-        if ((set_of(i) & monitors) == 0) continue;
-        group.push_back(i);
-        more |= set_of(i);
-      }
-    }
-    return group;
-  }
-
   const config::Config& config_;
   Findings findings_;
   std::vector<host::DefaultRoute> routes_;
@@ -406,6 +287,16 @@ bool Resolved::in_kernel(const config::Config& config, std::uint32_t monitor) co
     if (policies[i].placement != plan::Placement::kernel) continue;
     const auto& served = config.policies[i].monitors;
     if (std::ranges::find(served, monitor) != served.end()) return true;
+  }
+  return false;
+}
+
+bool Resolved::cloned_at_tc(const config::Config& config, std::uint32_t monitor) const {
+  for (std::size_t i = 0; i < policies.size(); ++i) {
+    const config::Policy& policy = config.policies[i];
+    if (policies[i].placement != plan::Placement::kernel) continue;
+    if (std::ranges::find(policy.monitors, monitor) == policy.monitors.end()) continue;
+    if (std::ranges::any_of(policy.taps, [&](auto tap) { return taps[tap].at_tc(); })) return true;
   }
   return false;
 }

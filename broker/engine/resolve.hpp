@@ -7,6 +7,7 @@
 
 #include "config/config.hpp"
 #include "host/link.hpp"
+#include "plan/fan_out.hpp"
 #include "plan/plan.hpp"
 #include "vtap/result.hpp"
 
@@ -41,10 +42,14 @@ struct Resolved {
   std::vector<ResolvedMonitor> monitors;
   std::vector<ResolvedPolicy> policies;
 
+  plan::FanOut fan;  ///< what is broadcast at XDP
+
   /// By policy, for the plan.
   [[nodiscard]] std::vector<plan::Placement> placements() const;
   /// Whether the kernel serves the policies of this monitor.
   [[nodiscard]] bool in_kernel(const config::Config& config, std::uint32_t monitor) const;
+  /// Whether some of its copies are clones that TC makes.
+  [[nodiscard]] bool cloned_at_tc(const config::Config& config, std::uint32_t monitor) const;
 };
 
 /// The word of the config.

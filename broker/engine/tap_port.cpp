@@ -73,6 +73,7 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
   std::vector<Station> stations;
   const auto add = [&](host::Direction direction, host::Hook hook) -> Result<void> {
     vtap_port_config config = constants(plan, how, place, leg);
+    if (hook == host::Hook::xdp) clones.fan().describe(place.index, config);
     config.filters = filters.empty() || config.match_all != 0 ? 0 : 1;
     auto programs =
         io::TapPrograms::load(hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,

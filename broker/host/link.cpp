@@ -147,17 +147,6 @@ Result<Link> only_one(Result<std::vector<Link>> found, const std::string& what) 
   return std::move(found->front());
 }
 
-std::uint16_t netdev_family(Netlink& socket) {
-  genlmsghdr command{};
-  command.cmd = CTRL_CMD_GETFAMILY;
-  command.version = 1;
-  Request request(GENL_ID_CTRL, 0, command);
-  request.attribute(CTRL_ATTR_FAMILY_NAME, "netdev");
-  std::vector<Message> replies;
-  if (!socket.query(std::move(request), replies).ok() || replies.empty()) return 0;
-  return replies.front().attributes<genlmsghdr>().value<std::uint16_t>(CTRL_ATTR_FAMILY_ID);
-}
-
 void add_index(std::vector<int>& indexes, int ifindex) {
   if (ifindex != 0 && std::find(indexes.begin(), indexes.end(), ifindex) == indexes.end()) {
     indexes.push_back(ifindex);
@@ -237,7 +226,7 @@ Result<Counters> link_counters(int ifindex) {
 std::optional<std::uint64_t> xdp_features(int ifindex) {
   Result<Netlink> socket = Netlink::open(NETLINK_GENERIC);
   if (!socket) return std::nullopt;
-  const std::uint16_t family = netdev_family(*socket);
+  const std::uint16_t family = netdev_family(*socket).id;
   if (family == 0) return std::nullopt;
   genlmsghdr command{};
   command.cmd = netdev_cmd_dev_get;
@@ -276,6 +265,15 @@ bool has_native_xdp(const Link& link) {
     return (*link.xdp_features & needed) == needed;
   }
   return std::find(xdp_drivers.begin(), xdp_drivers.end(), link.driver) != xdp_drivers.end();
+}
+
+bool takes_redirected(const Link& link) {
+  return link.xdp_features ? (*link.xdp_features & xdp_act::ndo_xmit) != 0 : has_native_xdp(link);
+}
+
+std::uint32_t longest_redirected(const Link& link) {
+  constexpr std::uint32_t kHeader = 14 + 4;  // of Ethernet, and a tag
+  return link.up && takes_redirected(link) ? link.mtu + kHeader : 0;
 }
 
 Hook natural_hook(const Link& link) {

@@ -95,6 +95,14 @@ Result<std::vector<DefaultRoute>> default_route_links();
 /// Native XDP with redirect: as the kernel reports it, else from a short list of known drivers.
 bool has_native_xdp(const Link& link);
 
+/// Whether the device transmits frames that XDP redirects to it: as the kernel reports it, else
+/// from the list of drivers (a veth whose peer does not poll then says yes, and drops them).
+bool takes_redirected(const Link& link);
+
+/// The longest frame, in bytes from its MACs on, that XDP can redirect to the device now; 0: none
+/// (xdp_ok_fwd_dev() of the kernel).
+std::uint32_t longest_redirected(const Link& link);
+
 /// What `hook = "auto"` means on this device (DESIGN 4): XDP where frames are complete there and
 /// native XDP exists, that is hardware and virtio; TC on every virtual device and all others.
 Hook natural_hook(const Link& link);

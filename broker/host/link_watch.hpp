@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "vtap/fd.hpp"
@@ -22,6 +23,7 @@ struct LinkEvent {
 struct LinkNews {
   std::vector<LinkEvent> events;  ///< oldest first
   bool resync = false;            ///< events were lost: ask links() for the state of everything
+  bool features = false;          ///< some device's XDP features may have changed (kernel 6.3)
 };
 
 /// Subscription to device changes of the namespace in which it was opened.
@@ -30,15 +32,20 @@ class LinkWatch {
   static Result<LinkWatch> open();
 
   /// For epoll: readable when there is news.
-  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] int fd() const noexcept { return both_.get(); }
 
   /// Takes all news there is; never waits.
   Result<LinkNews> drain();
 
  private:
-  explicit LinkWatch(UniqueFd fd) noexcept : fd_(std::move(fd)) {}
+  LinkWatch(UniqueFd links, UniqueFd features, UniqueFd both) noexcept
+      : links_(std::move(links)), features_(std::move(features)), both_(std::move(both)) {}
+  Result<void> drain_links(LinkNews& news) const;
+  Result<void> drain_features(LinkNews& news) const;
 
-  UniqueFd fd_;
+  UniqueFd links_;     ///< rtnetlink
+  UniqueFd features_;  ///< the netdev family's; none before kernel 6.3
+  UniqueFd both_;      ///< an epoll of them
 };
 
 }  // namespace vtap::host

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/netlink.hpp"
 
+#include <linux/genetlink.h>
 #include <net/if.h>
 #include <sys/socket.h>
 
@@ -196,6 +197,26 @@ Outcome Netlink::transact(Request& request, std::vector<Message>& replies) {
       replies.push_back(std::move(message));
     }
   }
+}
+
+NetdevFamily netdev_family(Netlink& socket) {
+  genlmsghdr command{};
+  command.cmd = CTRL_CMD_GETFAMILY;
+  command.version = 1;
+  Request request(GENL_ID_CTRL, 0, command);
+  request.attribute(CTRL_ATTR_FAMILY_NAME, "netdev");
+  std::vector<Message> replies;
+  if (!socket.query(std::move(request), replies).ok() || replies.empty()) return {};
+  const Attributes family = replies.front().attributes<genlmsghdr>();
+  NetdevFamily found{.id = family.value<std::uint16_t>(CTRL_ATTR_FAMILY_ID), .group = 0};
+  const Attributes groups = family.nested(CTRL_ATTR_MCAST_GROUPS);
+  for (std::uint16_t i = 1; groups.has(i); ++i) {
+    const Attributes group = groups.nested(i);
+    if (group.text(CTRL_ATTR_MCAST_GRP_NAME) == "mgmt") {
+      found.group = group.value<std::uint32_t>(CTRL_ATTR_MCAST_GRP_ID);
+    }
+  }
+  return found;
 }
 
 std::string device_name(int ifindex) {

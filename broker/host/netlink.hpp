@@ -145,6 +145,14 @@ class Netlink {
   std::uint32_t sequence_ = 0;
 };
 
+/// The `netdev` generic netlink family, which tells of XDP features (kernel 6.3).
+struct NetdevFamily {
+  std::uint16_t id = 0;     ///< 0: this kernel has none
+  std::uint32_t group = 0;  ///< of news about devices; 0: none
+};
+/// `socket`: of NETLINK_GENERIC.
+NetdevFamily netdev_family(Netlink& socket);
+
 /// For messages: the name of a device, or its number when it has gone.
 std::string device_name(int ifindex);
 

@@ -246,8 +246,12 @@ Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
   return loaded;
 }
 
-Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tables& tables) {
-  CloneMaps loaded;
+Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tables& tables,
+                                  const plan::FanOut& fan,
+                                  const std::vector<std::uint32_t>& tap_of_port) {
+  auto fan_maps = FanMaps::load(fan, tap_of_port);
+  if (!fan_maps) return fan_maps.error();
+  CloneMaps loaded(std::move(*fan_maps));
   const auto& policies = config.policies;
   std::vector<vtap_placed> by_policy(policies.size());
   std::vector<vtap_limits> limits;
@@ -255,7 +259,11 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   loaded.pairs_.resize(policies.size());
   for (std::uint32_t i = 0; i < policies.size(); ++i) {
     if (tables.placements[i] != plan::Placement::kernel) continue;
-    by_policy[i] = {.monitors = 0, .first_pair = pairs, .policy = i, .limits = 0, .reserved = 0};
+    by_policy[i] = {.monitors = 0,
+                    .first_pair = pairs,
+                    .policy = i,
+                    .limits = 0,
+                    .slice = policies[i].slice.value_or(0)};
     if (policies[i].sample || policies[i].meter) {
       limits.push_back(limits_of(policies[i]));
       by_policy[i].limits = static_cast<std::uint32_t>(limits.size());
@@ -297,9 +305,15 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   return loaded;
 }
 
+/// The entries of its device are there as long as programs may look for them.
 Result<void> CloneMaps::set_monitor(std::uint32_t monitor, vtap_monitor_link link) {
-  if (bpf_map_update_elem(maps_.fd("monitor_links"), &monitor, &link, BPF_ANY) == 0) return {};
-  return bpf_error("telling the tap programs about a monitor port", -errno);
+  if (link.ifindex != 0) {
+    if (auto done = fan_.set_monitor(monitor, static_cast<int>(link.ifindex)); !done) return done;
+  }
+  if (bpf_map_update_elem(maps_.fd("monitor_links"), &monitor, &link, BPF_ANY) != 0) {
+    return bpf_error("telling the tap programs about a monitor port", -errno);
+  }
+  return link.ifindex != 0 ? Result<void>{} : fan_.set_monitor(monitor, 0);
 }
 
 vtap_placed_counters CloneMaps::policy(std::uint32_t policy) const {
@@ -359,10 +373,14 @@ Result<std::size_t> chain(ProgramHook hook, const vtap_port_config& config,
   return loaded->left_out;
 }
 
-Result<void> set_output(bpf_map* out, const vtap_port_config& config) {
+/// `program`: what frames to that port go through; 0: none.
+Result<void> set_output(bpf_map* out, const vtap_port_config& config, int program) {
   const std::uint32_t zero = 0;
   if (config.mode != VTAP_MODE_INLINE) return {};
-  if (bpf_map_update_elem(bpf_map__fd(out), &zero, &config.out_ifindex, BPF_ANY) == 0) return {};
+  bpf_devmap_val value{};
+  value.ifindex = config.out_ifindex;
+  value.bpf_prog.fd = program;
+  if (bpf_map_update_elem(bpf_map__fd(out), &zero, &value, BPF_ANY) == 0) return {};
   return bpf_error("setting the output of an inline port", -errno);
 }
 
@@ -400,10 +418,14 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
                                                                              nothing);
   if (!stub) return stub.error();
   bpf_map* const out = (*stub)->maps.out;
-  if (auto done = set_output(out, config); !done) return done.error();
+  if (auto done = set_output(out, config, clones.fan().output_program()); !done) {
+    return done.error();
+  }
   const auto share_all = [&](bpf_object* object) {
     leave_out(object, "vtap_filtered_xdp", config.filters == 0);
     auto done = share(object);
+    if (done) done = clones.maps().share_with(object);
+    if (done) done = clones.fan().maps().share_with(object);
     return done ? reuse(object, "out", bpf_map__fd(out)) : done;
   };
   auto tap = load_skeleton<TapXdp, tap_xdp_bpf__open, tap_xdp_bpf__load>("the XDP tap program",
@@ -542,6 +564,20 @@ Result<void> RedirectErrors::add_port(int ifindex, std::uint32_t port) {
   const int map = bpf_map__fd(state_->object->maps.port_of);
   if (bpf_map_update_elem(map, &ifindex, &port, BPF_ANY) == 0) return {};
   return bpf_error("counting failed redirects", -errno);
+}
+
+Result<void> RedirectErrors::add_monitor(int ifindex, std::uint32_t monitor) {
+  const int map = bpf_map__fd(state_->object->maps.monitor_of);
+  if (bpf_map_update_elem(map, &ifindex, &monitor, BPF_ANY) == 0) return {};
+  return bpf_error("counting copies that a monitor's device refuses", -errno);
+}
+
+void RedirectErrors::remove_monitor(int ifindex) noexcept {
+  bpf_map_delete_elem(bpf_map__fd(state_->object->maps.monitor_of), &ifindex);
+}
+
+std::uint64_t RedirectErrors::refused_copies(std::uint32_t monitor) const {
+  return sum_over_cpus<std::uint64_t>(bpf_map__fd(state_->object->maps.refused_copies), monitor);
 }
 
 void RedirectErrors::remove_port(int ifindex) noexcept {

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "io/bpf.hpp"
+#include "io/fan.hpp"
 #include "io/filters.hpp"
+#include "io/maps.hpp"
 #include "io/tee.hpp"
 #include "plan/plan.hpp"
 #include "vtap/fd.hpp"
@@ -18,20 +20,6 @@
 
 /// The BPF programs of xdp/, loaded and filled. Attaching them to devices is host::Port's business.
 namespace vtap::io {
-
-/// BPF maps that several programs share, by their names in xdp/.
-class SharedMaps {
- public:
-  /// Keeps a map that was just made; its error, if that failed.
-  Result<void> add(const char* name, Result<UniqueFd> map);
-  /// File descriptor; -1: no such map.
-  [[nodiscard]] int fd(std::string_view name) const noexcept;
-  /// Makes them the maps of an object that is opened, not yet loaded, and has all of them.
-  Result<void> share_with(bpf_object* object) const;
-
- private:
-  std::vector<std::pair<const char*, UniqueFd>> maps_;
-};
 
 /// The kernel's classification tables of one plan (xdp/classify.bpf.h).
 class ClassMaps {
@@ -43,11 +31,14 @@ class ClassMaps {
   SharedMaps maps_;
 };
 
-/// What the TC programs of all ports share to serve policies in the kernel (xdp/clone.bpf.h):
-/// where their copies go, and what became of them.
+/// What the tap programs share to serve policies in the kernel (xdp/placed.bpf.h): where their
+/// copies go, and what became of them.
 class CloneMaps {
  public:
-  static Result<CloneMaps> load(const config::Config& config, const plan::Tables& tables);
+  /// `fan`, `tap_of_port`: see FanMaps; without them nothing is broadcast at XDP.
+  static Result<CloneMaps> load(const config::Config& config, const plan::Tables& tables,
+                                const plan::FanOut& fan = {},
+                                const std::vector<std::uint32_t>& tap_of_port = {});
 
   /// Where the copies for a monitor go from now on; ifindex 0: nowhere, they count as `down`.
   Result<void> set_monitor(std::uint32_t monitor, vtap_monitor_link link);
@@ -58,9 +49,15 @@ class CloneMaps {
   [[nodiscard]] vtap_clone_counters monitor(std::uint32_t monitor) const;
 
   [[nodiscard]] const SharedMaps& maps() const noexcept { return maps_; }
+  /// For programs at XDP.
+  [[nodiscard]] FanMaps& fan() noexcept { return fan_; }
+  [[nodiscard]] const FanMaps& fan() const noexcept { return fan_; }
 
  private:
+  explicit CloneMaps(FanMaps fan) noexcept : fan_(std::move(fan)) {}
+
   SharedMaps maps_;
+  FanMaps fan_;
   /// By policy and place in its list: number of the pair.
   std::vector<std::vector<std::uint32_t>> pairs_;
 };
@@ -154,6 +151,11 @@ class RedirectErrors {
   void remove_port(int ifindex) noexcept;
   /// Since the start, over all CPUs.
   [[nodiscard]] vtap_redirect_errors read(std::uint32_t port) const;
+
+  /// Of what the tap ports broadcast, copies that this device does not take count for the monitor.
+  Result<void> add_monitor(int ifindex, std::uint32_t monitor);
+  void remove_monitor(int ifindex) noexcept;
+  [[nodiscard]] std::uint64_t refused_copies(std::uint32_t monitor) const;
 
  private:
   struct State;

@@ -20,6 +20,13 @@ enum {
    * ordinary ones 45; a virtual machine may ask for 64k, which the sender's CPU would have to make.
    */
   VTAP_MAX_CUT = 1024,
+  VTAP_MAX_BROADCASTS = 256, /* sets of monitors, over all tap ports, that XDP broadcasts to */
+  /* To broadcast a frame at XDP the kernel copies it, and the headroom before it, into a page,
+   * where a device that makes an skb of it needs 320 bytes for struct skb_shared_info. Longer ones
+   * it drops, the original among them. The headroom is 256 bytes and little more; kernels
+   * before 6.2 do not show it. */
+  VTAP_CLONE_ROOM = 4096 - 320,
+  VTAP_CLONE_HEADROOM = 320,
 };
 
 /* ---------------------------------------------------------------- frame key: what a match reads */
@@ -308,7 +315,7 @@ struct vtap_selection {
 };
 
 /* A walk over the policies of a packet that the kernel serves, and over their monitors, a step at a
- * time (xdp/clone.bpf.h). */
+ * time (xdp/placed.bpf.h). */
 struct vtap_walk {
   __u64 frames, bytes; /* of the packet, on the wire */
   __u64 monitors;      /* that have it so far */
@@ -317,8 +324,11 @@ struct vtap_walk {
   __u32 word;          /* the next one */
   __u32 pair;          /* the next one of the policy at hand */
   __u32 policy;        /* at hand */
-  __u32 reserved;
-  __u64 now; /* CLOCK_MONOTONIC, ns; 0: nobody has asked */
+  __u32 slice;         /* bytes that it keeps of the copy; 0: all */
+  __u64 now;           /* CLOCK_MONOTONIC, ns; 0: nobody has asked */
+  __u64 cut;           /* monitors that get a part only */
+  /* Of those that have the packet: bytes of their copy; 0: all. Only where config.slots. */
+  __u16 kept[VTAP_MAX_MONITORS];
 };
 
 /*
@@ -406,7 +416,7 @@ struct vtap_placed {
   __u32 first_pair;
   __u32 policy;
   __u32 limits; /* its sampler and meter: number among struct vtap_limits + 1; 0: it has none */
-  __u32 reserved;
+  __u32 slice;  /* bytes of the frame that the copy keeps; 0: all */
 };
 
 /*
@@ -452,14 +462,43 @@ struct vtap_pair_counters {
 struct vtap_monitor_link {
   __u32 ifindex;   /* 0: down */
   __u32 has_queue; /* it has a queueing discipline; else what is refused the device itself counts */
+  __u32 longest;   /* bytes of a frame that XDP redirects there, at most; 0: it takes none */
 };
 
-/* Per CPU and monitor: frames and bytes that were not sent, though its policies counted them. */
+/* Why a monitor does not get a copy that a policy counted as sent to it. */
+enum vtap_lost {
+  VTAP_LOST_DOWN,         /* no device was there */
+  VTAP_LOST_FAILED,       /* not taken, and the device has not counted it */
+  VTAP_LOST_TOO_LONG,     /* XDP: longer than what its port takes */
+  VTAP_LOST_NO_XMIT,      /* XDP: its port takes no frame that XDP redirects */
+  VTAP_LOST_NOT_CLONED,   /* XDP: the kernel cannot clone a frame of this length */
+  VTAP_LOST_NO_BROADCAST, /* XDP: the original's output takes none, or not of this length */
+  VTAP_LOST_REASONS = 8,  /* a power of two: numbers are masked */
+};
+
+/* Per CPU and monitor, by reason: frames and bytes that were not sent. */
 struct vtap_clone_counters {
-  __u64 down_frames; /* no device was there */
-  __u64 down_bytes;
-  __u64 failed_frames; /* not taken, and the device has not counted it */
-  __u64 failed_bytes;
+  __u64 frames[VTAP_LOST_REASONS];
+  __u64 bytes[VTAP_LOST_REASONS];
+};
+
+/* Where an XDP tap port sends a frame and its copies at once: a DEVMAP with the port's output, if
+ * it is inline, and the ports of the monitors. */
+struct vtap_broadcast {
+  __u64 monitors; /* set */
+  __u32 port;     /* index of the tap port */
+  __u32 reserved;
+};
+
+/* What travels before a frame that is broadcast, if some monitor gets a part of it only. Clones
+ * have it, too; the program of the DEVMAP's entry carries it out and takes it away
+ * (xdp/edit.bpf.c). Kernels before 6.8 have room for 32 bytes. */
+enum { VTAP_EDIT_MAGIC = 0x76746170 /* "vtap" */, VTAP_EDIT_SLOTS = 12 };
+
+struct vtap_edit {
+  __u32 magic;
+  __u32 reserved;
+  __u16 length[VTAP_EDIT_SLOTS]; /* by slot: bytes that are left; 0: all */
 };
 
 /* ---------------------------------------------------------------- program constants */
@@ -482,11 +521,16 @@ struct vtap_port_config {
   __u32 generation;
   __u32 match_all;   /* some policy of the broker takes every frame of this tap: no need to look */
   __u32 match_none;  /* no policy of the broker on this tap */
-  __u32 clones;      /* a policy on this tap is served by the kernel (TC) */
+  __u32 clones;      /* a policy on this tap is served by the kernel */
   __u32 tap_class;   /* vector of the rules that apply to this tap */
   __u32 filters;     /* a generated program judges the filters of policies on this tap */
   __u32 leg_ifindex; /* TC: where packets go that only the kernel can cut; 0: nowhere */
   __u64 stale_ns;    /* redirect: plain path when the heartbeat is older */
+  __u64 usual_set;   /* XDP: monitors of most broadcasts, perhaps */
+  __u32 usual_broadcast; /* and the number of that DEVMAP */
+  __u32 slots;           /* XDP: monitors to which policies of the kernel send parts of frames */
+  __u8 slot_monitor[VTAP_EDIT_SLOTS];
+  __u32 reserved;
   struct vtap_class_config classes;
 };
 

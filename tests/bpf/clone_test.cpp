@@ -112,8 +112,8 @@ class Clone : public BpfTest {
     }
     // No monitor has a port here.
     for (std::uint32_t monitor = 0; monitor < kMonitors; ++monitor) {
-      EXPECT_EQ(plan.clones.monitor(monitor).down_frames, sent[monitor]);
-      EXPECT_EQ(plan.clones.monitor(monitor).failed_frames, 0U);
+      EXPECT_EQ(plan.clones.monitor(monitor).frames[VTAP_LOST_DOWN], sent[monitor]);
+      EXPECT_EQ(plan.clones.monitor(monitor).frames[VTAP_LOST_FAILED], 0U);
     }
     most_words_ = std::max(most_words_, plan.tables.config.match_words);
   }

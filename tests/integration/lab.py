@@ -349,12 +349,13 @@ class Lab:
 
     `napi_ends`: the ends poll (GRO on) and send complete frames (tx offloads off), as XDP on veth
     needs: without the first, frames that XDP redirects to the tap's port vanish in the kernel.
+    `napi_monitors`: the far ends of the monitors poll, too, by an XDP program, as GRO would merge.
     `ipv6`: roles of the namespaces that keep IPv6 as the kernel has it.
     """
 
     def __init__(self, monitors: int = 1, pairs: int = 1, mtu: int = 1500,
                  ends_mtu: int | None = None, napi_ends: bool = False,
-                 ipv6: Iterable[str] = ()) -> None:
+                 napi_monitors: bool = False, ipv6: Iterable[str] = ()) -> None:
         self._wires: dict[Port, Wire] = {}
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -370,6 +371,8 @@ class Lab:
             self.monitor_count, self.pair_count = monitors, pairs
             for number in range(monitors):
                 self.link(f"m{number}", self.peer(number), mtu, mtu)
+                if napi_monitors:
+                    self.peer(number).attach_xdp("xdp_foreign")
             undo.pop_all()
 
     def _namespace(self, role: str, ipv6: bool) -> Namespace:
