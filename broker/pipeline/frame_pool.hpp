@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
 #include <cassert>
 #include <cstdint>
 #include <vector>
@@ -25,8 +26,8 @@ struct UmemView {
     return FrameAddress{static_cast<std::uint64_t>(frame) * frame_size};
   }
   [[nodiscard]] FrameNumber number(FrameAddress address) const noexcept {
-    return FrameNumber{
-        static_cast<std::uint32_t>(static_cast<std::uint64_t>(address) / frame_size)};
+    const int shift = std::countr_zero(frame_size);  // a division costs more than all else here
+    return FrameNumber{static_cast<std::uint32_t>(static_cast<std::uint64_t>(address) >> shift)};
   }
 };
 

@@ -7,6 +7,7 @@
 #include <bit>
 
 #include "pipeline/scheduler.hpp"
+#include "pipeline/usual_frame.hpp"
 
 namespace vtap::pipeline {
 namespace {
@@ -47,10 +48,29 @@ SharedPlan::Policy make_policy(const config::Policy& config) {
   return policy;
 }
 
-/// Whether all that it does with a frame is to send it.
+/// Whether all that it does with a frame is to send it, perhaps sliced.
 bool only_sends(const SharedPlan::Policy& policy) {
-  return !policy.filter && !policy.once && !policy.sampler && !policy.flows && !policy.marker &&
-         policy.slice == ~0U;
+  return !policy.filter && !policy.once && !policy.sampler && !policy.flows && !policy.marker;
+}
+
+/// Whether the top bits of a flat plan are those of the policies in file order: of those that the
+/// broker serves, and that only send.
+bool in_file_order(const SharedPlan& plan) {
+  if (plan.words() > VTAP_FLAT_WORDS) return false;
+  std::uint32_t last = 0;
+  for (std::uint32_t word = 0; word < plan.words(); ++word) {
+    for (std::uint32_t bit = 0; bit < 64; ++bit) {
+      bool sorted = true;
+      plan.classifier().for_each_policy(
+          plan.ours({0, word, std::uint64_t{1} << bit}), [&](std::uint32_t policy) {
+            if (policy == plan::Classifier::kNobody || !only_sends(plan.policies()[policy])) return;
+            sorted = policy >= last;
+            last = policy;
+          });
+      if (!sorted) return false;
+    }
+  }
+  return true;
 }
 
 std::uint64_t bytes_of(const Burst& burst, FrameSet frames) noexcept {
@@ -88,13 +108,8 @@ SharedPlan::SharedPlan(const plan::Plan& plan)
   }
   const auto& placements = plan.tables.placements;
   if (std::ranges::find(placements, plan::Placement::kernel) != placements.end()) {
-    not_ours_.resize(words_);
-    const auto& policy_of_bit = plan.tables.policy_of_bit;
-    for (std::size_t bit = 0; bit < policy_of_bit.size(); ++bit) {
-      if (policy_of_bit[bit] == ~0U) continue;
-      if (placements[policy_of_bit[bit]] != plan::Placement::kernel) continue;
-      not_ours_[bit / 64] |= std::uint64_t{1} << (bit % 64);
-    }
+    not_ours_ = classifier_.tops_of(
+        [&](std::uint32_t policy) { return placements[policy] == plan::Placement::kernel; });
   }
   std::uint32_t port = 0;
   for (std::uint32_t tap = 0; tap < plan.config.taps.size(); ++tap) {
@@ -117,7 +132,11 @@ Pipeline::Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool,
   order_.reserve(plan.policies().size());
   lanes_.reserve(plan.policies().size());
   for (const SharedPlan::Policy& policy : plan.policies())
-    lanes_.push_back({0, policy.first_target, policy.target_count, only_sends(policy)});
+    lanes_.push_back(
+        {0, policy.first_target, policy.target_count, policy.slice, only_sends(policy)});
+  at_once_ = in_file_order(plan);
+  steps_ =
+      plan.classifier().tops_of([&](std::uint32_t policy) { return !lanes_[policy].only_sends; });
   for (std::size_t i = 0; i < policy_counters_.size(); ++i) {
     const SharedPlan::Policy& policy = plan.policies()[i];
     policy_counters_[i].monitors =
@@ -147,13 +166,95 @@ void Pipeline::process(Burst& burst, std::uint64_t now) noexcept {
   if (plan_.words() == 0) return;
   parse(burst);
   find_flows(burst, now);
-  classify(burst);
+  const auto hits = classify(burst);
+  if (only_send(hits))
+    send_at_once(hits, burst);
+  else
+    send_by_policy(hits, burst, now);
+  fan_out(burst);
+}
+
+std::span<const plan::Hit> Pipeline::classify(const Burst& burst) noexcept {
+  for (std::uint32_t i = 0; i < burst.size; ++i) taps_[i] = plan_.tap_of_port(burst.port[i]);
+  return plan_.classifier().classify(std::span(burst.key).first(burst.size),
+                                     std::span(taps_).first(burst.size), found_);
+}
+
+// ---- bursts whose policies only send: frame by frame
+
+bool Pipeline::only_send(std::span<const plan::Hit> hits) const noexcept {
+  if (!at_once_) return false;
+  std::uint64_t more = 0;
+  for (const plan::Hit& hit : hits) more |= hit.bits & steps_[hit.word];
+  return more == 0;
+}
+
+/// No policy has to see its frames of the burst together. The hits of a flat plan come by frame,
+/// and here their bits are in file order: as they come, so they apply.
+void Pipeline::send_at_once(std::span<const plan::Hit> hits, const Burst& burst) noexcept {
+  const plan::Classifier& classifier = plan_.classifier();
+  std::uint32_t frame = 0, last = plan::Classifier::kNobody;
+  std::uint64_t taken = 0;  // monitors that have the frame
+  for (const plan::Hit& hit : hits) {
+    const bool next = hit.frame != frame;
+    frame = hit.frame;
+    taken = next ? 0 : taken;
+    last = next ? plan::Classifier::kNobody : last;
+    classifier.for_each_policy(plan_.ours(hit), [&](std::uint32_t policy) {
+      if (policy == last) return;  // its next segment
+      last = policy;
+      taken = send_frame(frame, policy, taken, burst);
+    });
+  }
+}
+
+/// Sends a frame to the monitors of one policy but those that have it already. Returns all that
+/// have it then.
+std::uint64_t Pipeline::send_frame(std::uint32_t frame, std::uint32_t policy, std::uint64_t taken,
+                                   const Burst& burst) noexcept {
+  const Lane& lane = lanes_[policy];
+  const std::uint32_t length = burst.length[frame];
+  const std::uint32_t left = std::min(length, lane.slice);
+  policy_counters_[policy].matched_frames.add(1);
+  policy_counters_[policy].matched_bytes.add(length);
+  const SharedPlan::Target* const targets = plan_.targets().data();
+  for (std::uint32_t at = lane.first_target; at < lane.first_target + lane.target_count; ++at) {
+    const auto [monitor, traffic_class] = targets[at];
+    const std::uint32_t fresh = (taken >> monitor & 1) == 0 ? 1 : 0;
+    taken |= std::uint64_t{1} << monitor;
+    Outgoing& outgoing = outgoing_[monitor];
+    outgoing.descriptors[outgoing.size] = {burst.address[frame], left, traffic_class};
+    outgoing.size += fresh;
+    outgoing_monitors_ |= std::uint64_t{1} << monitor;
+    PolicyMonitorCounters& counters = pair_counters_[at];
+    counters.sent_frames.add(fresh);
+    counters.sent_bytes.add(fresh != 0 ? left : 0);
+    counters.already_sent.add(1 - fresh);
+  }
+  return taken;
+}
+
+// ---- all others: policy by policy
+
+void Pipeline::send_by_policy(std::span<const plan::Hit> hits, const Burst& burst,
+                              std::uint64_t now) noexcept {
+  spread(hits);
   put_in_order();
   for (std::size_t i = 0; i < order_.size(); ++i) {
     if (i + kAhead < order_.size()) fetch(order_[i + kAhead]);
     select(order_[i], burst, now);
   }
-  fan_out(burst);
+}
+
+/// Turns "policies of each frame" into "frames of each policy", which is what samples, meters and
+/// counters want: one operation per burst and policy.
+void Pipeline::spread(std::span<const plan::Hit> hits) noexcept {
+  for (const plan::Hit& hit : hits) {
+    plan_.classifier().for_each_policy(plan_.ours(hit), [&](std::uint32_t policy) {
+      lanes_[policy].frames |= FrameSet{1} << hit.frame;
+      touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
+    });
+  }
 }
 
 void Pipeline::put_in_order() noexcept {
@@ -181,11 +282,16 @@ void Pipeline::parse(Burst& burst) const noexcept {
     __builtin_prefetch(umem_.at(burst.address[i]));
     __builtin_prefetch(umem_.at(burst.address[i]) + kCacheLine);
   }
+  FrameSet odd = 0;
   for (std::uint32_t i = 0; i < burst.size; ++i) {
+    const bool usual = parse_usual(umem_.at(burst.address[i]), burst.length[i], burst.key[i]);
+    odd |= FrameSet{usual ? 0U : 1U} << i;
+  }
+  for_each_frame(odd, [&](std::uint32_t i) {
     const std::uint32_t length = burst.length[i];
     vtap_parse(umem_.at(burst.address[i]), std::min<std::uint32_t>(length, VTAP_WINDOW), length,
                &burst.key[i]);
-  }
+  });
 }
 
 /// Of all frames, as the first fragment of a packet may be of no interest to the policies of the
@@ -195,21 +301,6 @@ void Pipeline::find_flows(Burst& burst, std::uint64_t now) const noexcept {
   if (fragments == nullptr) return;
   for (std::uint32_t i = 0; i < burst.size; ++i) {
     burst.transport[i] = fragments->transport(burst.key[i], now);
-  }
-}
-
-/// Turns "policies of each frame" into "frames of each policy", which is what samples, meters and
-/// counters want: one operation per burst and policy.
-void Pipeline::classify(const Burst& burst) noexcept {
-  const plan::Classifier& classifier = plan_.classifier();
-  for (std::uint32_t i = 0; i < burst.size; ++i) taps_[i] = plan_.tap_of_port(burst.port[i]);
-  const auto hits = classifier.classify(std::span(burst.key).first(burst.size),
-                                        std::span(taps_).first(burst.size), found_);
-  for (const plan::Hit& hit : hits) {
-    classifier.for_each_policy(plan_.ours(hit), [&](std::uint32_t policy) {
-      lanes_[policy].frames |= FrameSet{1} << hit.frame;
-      touched_[policy / 64] |= std::uint64_t{1} << (policy % 64);
-    });
   }
 }
 
@@ -233,7 +324,10 @@ void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t no
   counters.matched_frames.add(count(frames));
   counters.matched_bytes.add(bytes_of(burst, frames));
   Selected selected{.frames = frames};
-  if (!lane.only_sends) reduce(policy, selected, burst, now);
+  if (!lane.only_sends)
+    reduce(policy, selected, burst, now);
+  else if (lane.slice != ~0U)
+    selected.sliced = frames;
   send(burst, policy, selected);
 }
 
@@ -323,22 +417,21 @@ void Pipeline::send(const Burst& burst, std::uint32_t policy, const Selected& se
 /// One frame, many rings: each monitor that takes it holds a reference. What a monitor refuses is
 /// dropped here, for that monitor alone, and counted.
 void Pipeline::fan_out(const Burst& burst) noexcept {
-  std::array<TxDescriptor, Burst::kCapacity> frames;
   for_each_frame(std::exchange(outgoing_monitors_, 0), [&](std::uint32_t monitor) {
     Outgoing& outgoing = outgoing_[monitor];
-    std::uint32_t size = 0;
-    const FrameSet set = std::exchange(outgoing.frames, 0);
-    for_each_frame(set, [&](std::uint32_t i) {
-      frames[size++] = {burst.address[i], outgoing.length[i]};
-    });
-    if (plan_.scheduled(monitor)) {
-      size = 0;
-      for_each_frame(
-          set, [&](std::uint32_t i) { frames[size++].traffic_class = outgoing.traffic_class[i]; });
-    }
+    if (outgoing.frames != 0) describe(outgoing, burst, plan_.scheduled(monitor));
+    const std::uint32_t size = std::exchange(outgoing.size, 0);
     const Sink::Posted posted =
-        post(std::span(frames).first(size), pool_, umem_, *monitors_[monitor]);
+        post(std::span(outgoing.descriptors).first(size), pool_, umem_, *monitors_[monitor]);
     if (posted.taken < size) count_refused(monitor, posted.refusal, size - posted.taken);
+  });
+}
+
+/// The descriptors of frames that were noted policy by policy.
+void Pipeline::describe(Outgoing& outgoing, const Burst& burst, bool scheduled) const noexcept {
+  for_each_frame(std::exchange(outgoing.frames, 0), [&](std::uint32_t i) {
+    outgoing.descriptors[outgoing.size++] = {burst.address[i], outgoing.length[i],
+                                             scheduled ? outgoing.traffic_class[i] : 0};
   });
 }
 

@@ -118,17 +118,21 @@ class Pipeline {
 
  private:
   /// What goes to one monitor out of the burst at hand.
-  struct Outgoing {
-    FrameSet frames = 0;
+  struct alignas(64) Outgoing {
+    FrameSet frames = 0;     ///< noted policy by policy
+    std::uint32_t size = 0;  ///< of descriptors
     std::array<std::uint32_t, Burst::kCapacity> length{};
     std::array<std::uint32_t, Burst::kCapacity> traffic_class{};  ///< if it is scheduled
+    /// One more, as each is written before it is known whether it counts.
+    std::array<TxDescriptor, Burst::kCapacity + 1> descriptors{};
   };
 
   /// What most bursts need of a policy: small, so that thousands stay in the CPU's own cache.
   struct Lane {
     FrameSet frames;  ///< of the burst at hand; none between bursts
     std::uint32_t first_target, target_count;
-    bool only_sends;  ///< no step stands between the match and the monitors
+    std::uint32_t slice;
+    bool only_sends;  ///< no step but the slice stands between the match and the monitors
   };
 
   static Sink::Posted post(std::span<const TxDescriptor> frames, FramePool& pool, UmemView umem,
@@ -143,7 +147,14 @@ class Pipeline {
 
   void parse(Burst& burst) const noexcept;
   void find_flows(Burst& burst, std::uint64_t now) const noexcept;
-  void classify(const Burst& burst) noexcept;
+  [[nodiscard]] std::span<const plan::Hit> classify(const Burst& burst) noexcept;
+  [[nodiscard]] bool only_send(std::span<const plan::Hit> hits) const noexcept;
+  void send_at_once(std::span<const plan::Hit> hits, const Burst& burst) noexcept;
+  std::uint64_t send_frame(std::uint32_t frame, std::uint32_t policy, std::uint64_t taken,
+                           const Burst& burst) noexcept;
+  void send_by_policy(std::span<const plan::Hit> hits, const Burst& burst,
+                      std::uint64_t now) noexcept;
+  void spread(std::span<const plan::Hit> hits) noexcept;
   void put_in_order() noexcept;
   void fetch(std::uint32_t policy) const noexcept;
   [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,
@@ -157,11 +168,14 @@ class Pipeline {
              std::uint64_t now) noexcept;
   void send(const Burst& burst, std::uint32_t policy, const Selected& selected) noexcept;
   void fan_out(const Burst& burst) noexcept;
+  void describe(Outgoing& outgoing, const Burst& burst, bool scheduled) const noexcept;
 
   const SharedPlan& plan_;
   UmemView umem_;
   FramePool& pool_;
   std::vector<Sink*> monitors_;
+  std::vector<std::uint64_t> steps_;    ///< top bits of policies that do more than send
+  bool at_once_ = false;                ///< bursts may go the short way
   std::vector<Lane> lanes_;             ///< by policy
   std::vector<std::uint32_t> order_;    ///< policies with frames, in file order
   std::vector<std::uint64_t> touched_;  ///< bits of policies with frames; zero between bursts

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstring>
 
+#include "plan/segments.hpp"
+
 namespace vtap::plan {
 namespace {
 
@@ -32,11 +34,6 @@ void insert_all(PrefixTrie& trie, const std::vector<std::pair<LpmKey, std::uint3
             [](const auto* a, const auto* b) { return a->first.prefixlen < b->first.prefixlen; });
   for (const auto* prefix : by_length)
     trie.insert(prefix->first.addr, prefix->first.prefixlen, prefix->second);
-}
-
-/// Segments in which any bit is set, as their top bits (vtap/abi.h).
-std::uint64_t any(std::uint64_t rules, std::uint64_t top) noexcept {
-  return (rules | ((rules & ~top) + ~top)) & top;
 }
 
 const std::uint8_t* address_at(const vtap_key& key, int end) noexcept {
@@ -70,6 +67,7 @@ std::span<const Hit> Classifier::classify(Keys keys, std::span<const std::uint32
                                           Scratch& scratch) const noexcept {
   scratch.hits_.clear();
   if (tables_.config.match_words == 0) return {};
+  if (tables_.config.sum_words == 0) return find_flat(keys, taps, scratch.flat_hits_);
   if (!scratch.cache_ || !asks_cache(scratch, keys.size())) {
     find(keys, taps, scratch);
     return scratch.hits_;
@@ -95,14 +93,11 @@ bool Classifier::asks_cache(Scratch& scratch, std::size_t frames) noexcept {
   return true;
 }
 
-/// Appends the hits of these frames, frame by frame.
+/// Appends the hits of these frames, frame by frame. Of a paged plan.
 void Classifier::find(Keys keys, std::span<const std::uint32_t> taps,
                       Scratch& scratch) const noexcept {
   select(scratch, keys, taps);
-  if (tables_.config.sum_words == 0)
-    match_flat(scratch, keys.size());
-  else
-    match_paged(scratch, keys.size());
+  match_paged(scratch, keys.size());
 }
 
 /// The same of some frames of a burst, and keeps them in the cache.
@@ -141,7 +136,8 @@ void Classifier::select(Scratch& to, Keys keys,
   to.either_count_ = 0;
   auto& of_tap = to.all_[to.count_++];
   for (std::size_t i = 0; i < keys.size(); ++i) of_tap[i] = vector(tables_.taps[taps[i]].tap_class);
-  select_ends(to, keys.size(), VTAP_DIM_ADDR, [&](int end) { classify_addresses(keys, end, to); });
+  select_ends(to, keys.size(), VTAP_DIM_ADDR,
+              [&](int end) { classify_addresses(keys, end, to.number_); });
   select_ends(to, keys.size(), VTAP_DIM_PORT, [&](int end) {
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const std::uint32_t port = end == VTAP_AS_SRC ? keys[i].sport : keys[i].dport;
@@ -197,12 +193,12 @@ void Classifier::select_fields(Scratch& to, Keys keys) const noexcept {
   select_field(VTAP_DIM_LENGTH, fields.length, &vtap_key::length);
 }
 
-void Classifier::classify_addresses(Keys keys, int end, Scratch& scratch) const noexcept {
-  classify_ipv4(keys, end, scratch);
+void Classifier::classify_addresses(Keys keys, int end, Numbers& number) const noexcept {
+  classify_ipv4(keys, end, number);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     if (keys[i].family == VTAP_L3_IPV4) continue;
-    scratch.number_[i] = keys[i].family == VTAP_L3_IPV6 ? class_of_ipv6(address_at(keys[i], end))
-                                                        : tables_.config.default_addr;
+    number[i] = keys[i].family == VTAP_L3_IPV6 ? class_of_ipv6(address_at(keys[i], end))
+                                               : tables_.config.default_addr;
   }
 }
 
@@ -222,38 +218,36 @@ std::uint32_t Classifier::class_of_host4(const std::uint8_t* address) const noex
   return number;
 }
 
-const std::uint32_t& Classifier::trie_root(const std::uint8_t* address) const noexcept {
-  return tables_.trie4.front().entry[static_cast<std::size_t>(address[0]) << 8 | address[1]];
-}
-
-/// One step of eight bits; an entry that is a class already stays one.
-const std::uint32_t& Classifier::trie_step(const std::uint32_t& entry,
-                                           std::uint8_t bits) const noexcept {
-  if ((entry & VTAP_TRIE4_BLOCK) == 0) return entry;
-  return tables_.trie4_blocks[entry & ~std::uint32_t{VTAP_TRIE4_BLOCK}].entry[bits];
-}
-
 /// Of all frames, whether they are IPv4 or not: those that are not have zeros or other bytes there.
-void Classifier::classify_ipv4(Keys keys, int end, Scratch& scratch) const noexcept {
-  const bool has_hosts = (tables_.config.dims & VTAP_DIM_HOST4) != 0;
-  auto& number = scratch.number_;
-  std::array<const std::uint32_t*, kBurst> entry;
-  if (tables_.trie4.empty()) {
+/// Where an entry is a class already, the next step reads any block and keeps the entry: so there
+/// is no branch to guess, and the steps of many frames overlap.
+void Classifier::walk_trie(Keys keys, int end, Numbers& number) const noexcept {
+  const std::uint32_t* const root = tables_.trie4.front().entry;
+  const std::size_t offset = end == VTAP_AS_SRC ? offsetof(vtap_key, src) : offsetof(vtap_key, dst);
+  const auto byte_of = [&](std::size_t i, std::size_t at) {
+    return reinterpret_cast<const std::uint8_t*>(&keys[i])[offset + at];
+  };
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    number[i] = root[std::size_t{byte_of(i, 0)} << 8 | byte_of(i, 1)];
+  if (tables_.trie4_blocks.empty()) return;
+  const std::uint32_t* const blocks = tables_.trie4_blocks.front().entry;
+  const auto step = [&](std::uint32_t entry, std::uint8_t bits) {
+    constexpr unsigned kFlag = std::countr_zero(std::uint32_t{VTAP_TRIE4_BLOCK});
+    const std::uint32_t goes_on = 0U - (entry >> kFlag & 1);  // all bits or none
+    const std::size_t block = entry & goes_on & ~std::uint32_t{VTAP_TRIE4_BLOCK};
+    const std::uint32_t next = blocks[block * VTAP_TRIE4_FAN_OUT + bits];
+    return (next & goes_on) | (entry & ~goes_on);
+  };
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    number[i] = step(step(number[i], byte_of(i, 2)), byte_of(i, 3));
+}
+
+void Classifier::classify_ipv4(Keys keys, int end, Numbers& number) const noexcept {
+  if (tables_.trie4.empty())
     number.fill(tables_.config.default_addr);
-  } else {
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      entry[i] = &trie_root(address_at(keys[i], end));
-      __builtin_prefetch(entry[i]);
-    }
-    for (const std::size_t byte : {2, 3}) {
-      for (std::size_t i = 0; i < keys.size(); ++i) {
-        entry[i] = &trie_step(*entry[i], address_at(keys[i], end)[byte]);
-        __builtin_prefetch(entry[i]);
-      }
-    }
-    for (std::size_t i = 0; i < keys.size(); ++i) number[i] = *entry[i];
-  }
-  if (!has_hosts) return;
+  else
+    walk_trie(keys, end, number);
+  if ((tables_.config.dims & VTAP_DIM_HOST4) == 0) return;
   for (const vtap_key& key : keys) __builtin_prefetch(&bucket_of(address_at(key, end)));
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const std::uint32_t found = class_of_host4(address_at(keys[i], end));
@@ -284,18 +278,9 @@ void Classifier::match_word(Scratch& scratch, std::uint32_t frame, std::uint32_t
   const std::uint64_t matched = rules(word);
   if (matched == 0) return;
   const std::uint64_t top = word_of(segment_tops_, word);
-  std::uint64_t bits = any(matched, top);
-  if (tables_.config.except_words != 0) bits &= ~any(rules(words() + word), top);
+  std::uint64_t bits = any_of_segments(matched, top);
+  if (tables_.config.except_words != 0) bits &= ~any_of_segments(rules(words() + word), top);
   if (bits != 0) scratch.hits_.push_back({frame, word, bits});
-}
-
-void Classifier::match_flat(Scratch& scratch, std::size_t frames) const noexcept {
-  for (std::uint32_t i = 0; i < frames; ++i) {
-    for (std::uint32_t word = 0; word < words(); ++word) {
-      match_word(scratch, i, word,
-                 [](const std::uint64_t* vector, std::uint32_t at) { return vector[at]; });
-    }
-  }
 }
 
 /// Visits only the words in which every vector has a bit.

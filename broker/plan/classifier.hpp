@@ -27,8 +27,16 @@ class Classifier {
   /// Keeps references into `tables`, which must outlive the classifier and not change.
   explicit Classifier(const Tables& tables);
 
+  /// In place of a policy, where a bit is nobody's top bit.
+  static constexpr std::uint32_t kNobody = ~0U;
+
   /// Words of the rules.
   [[nodiscard]] std::uint32_t words() const noexcept { return tables_.config.match_words; }
+
+  /// Classes of the frames of a burst.
+  using Numbers = std::array<std::uint32_t, kBurst>;
+  /// Of a flat plan; one more, as each is written before it is known whether it counts.
+  using FlatHits = std::array<Hit, kBurst * VTAP_FLAT_WORDS + 1>;
 
   /// What one thread needs room for; made once, with all the room that a burst can need. What was
   /// found for frames of late is in it as well, unless the plan is so small that finding it anew
@@ -54,7 +62,7 @@ class Classifier {
       return result;
     }
 
-    std::array<std::uint32_t, kBurst> number_{};  ///< class of the key at hand, by frame
+    Numbers number_{};  ///< class of the key at hand, by frame
     /// The vectors that each frame selects, by frame. Only keys in use add any.
     std::array<std::array<const std::uint64_t*, kBurst>, VTAP_MAX_SELECTED> all_{};
     std::array<std::array<const std::uint64_t*, kBurst>, VTAP_MAX_EITHER> either_{};
@@ -62,6 +70,7 @@ class Classifier {
     std::uint32_t either_count_ = 0;  ///< pairs: ORed, then ANDed
     std::vector<Visit> visits_;       ///< words in which every vector of a frame has a bit
     std::vector<Hit> hits_;
+    FlatHits flat_hits_;
     std::optional<VerdictCache> cache_;
     std::uint32_t asked_ = 0, known_ = 0;        ///< frames: of the cache, and it knew
     std::uint32_t unasked_ = 0;                  ///< frames for which it is not asked
@@ -85,22 +94,39 @@ class Classifier {
     }
   }
 
+  /// The top bits of some policies, by word.
+  template <typename IsWanted>
+  [[nodiscard]] std::vector<std::uint64_t> tops_of(IsWanted&& is_wanted) const {
+    std::vector<std::uint64_t> tops(words(), 0);
+    for (std::size_t bit = 0; bit < tables_.policy_of_bit.size(); ++bit) {
+      const std::uint32_t policy = tables_.policy_of_bit[bit];
+      if (policy != kNobody && is_wanted(policy)) tops[bit / 64] |= std::uint64_t{1} << (bit % 64);
+    }
+    return tops;
+  }
+
  private:
   using Keys = std::span<const vtap_key>;
 
+  template <std::uint32_t Words>
+  class FlatBurst;
+
   void find(Keys keys, std::span<const std::uint32_t> taps, Scratch& scratch) const noexcept;
+  [[nodiscard]] std::span<const Hit> find_flat(Keys keys, std::span<const std::uint32_t> taps,
+                                               FlatHits& hits) const noexcept;
+  template <std::uint32_t Words>
+  [[nodiscard]] std::span<const Hit> find_flat(Keys keys, std::span<const std::uint32_t> taps,
+                                               FlatHits& hits) const noexcept;
   [[nodiscard]] static bool asks_cache(Scratch& scratch, std::size_t frames) noexcept;
   void find_unknown(std::uint64_t frames, Keys keys, std::span<const std::uint32_t> taps,
                     Scratch& scratch) const noexcept;
-  void classify_addresses(Keys keys, int end, Scratch& scratch) const noexcept;
-  void classify_ipv4(Keys keys, int end, Scratch& scratch) const noexcept;
+  void classify_addresses(Keys keys, int end, Numbers& number) const noexcept;
+  void classify_ipv4(Keys keys, int end, Numbers& number) const noexcept;
   [[nodiscard]] std::uint32_t class_of_ipv6(const std::uint8_t* address) const noexcept;
   [[nodiscard]] std::uint32_t class_of_host4(const std::uint8_t* address) const noexcept;
   [[nodiscard]] std::uint32_t class_of_mac(const std::uint8_t* mac, bool valid) const noexcept;
   [[nodiscard]] const vtap_bucket4& bucket_of(const std::uint8_t* address) const noexcept;
-  [[nodiscard]] const std::uint32_t& trie_root(const std::uint8_t* address) const noexcept;
-  [[nodiscard]] const std::uint32_t& trie_step(const std::uint32_t& entry,
-                                               std::uint8_t bits) const noexcept;
+  void walk_trie(Keys keys, int end, Numbers& number) const noexcept;
 
   [[nodiscard]] std::uint32_t ends_of(std::uint32_t dim) const noexcept {
     return tables_.config.dims >> dim & VTAP_ENDS_ANY;
@@ -111,7 +137,6 @@ class Classifier {
   void select_fields(Scratch& to, Keys keys) const noexcept;
   void select(Scratch& to, Keys keys, std::span<const std::uint32_t> taps) const noexcept;
 
-  void match_flat(Scratch& scratch, std::size_t frames) const noexcept;
   void match_paged(Scratch& scratch, std::size_t frames) const noexcept;
   void fetch_pages(const Scratch& scratch, std::size_t first, std::size_t end) const noexcept;
   template <typename WordOf>

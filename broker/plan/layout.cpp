@@ -137,7 +137,16 @@ struct Place {
 constexpr std::ptrdiff_t kMany = 64;
 constexpr std::size_t kManyInAll = 512;
 
-std::vector<Place> in_order(const config::Config& config, const std::vector<Group>& groups) {
+/// Flat plans: in file order, so that a pipeline need not sort what it finds.
+std::vector<Place> in_file_order(const std::vector<Group>& groups) {
+  std::vector<Place> order;
+  for (std::uint32_t i = 0; i < groups.size(); ++i) order.push_back({i, false});
+  std::ranges::stable_sort(
+      order, [&](const Place& a, const Place& b) { return groups[a.policy] < groups[b.policy]; });
+  return order;
+}
+
+std::vector<Place> by_likeness(const config::Config& config, const std::vector<Group>& groups) {
   std::vector<Likeness> like;
   like.reserve(config.policies.size());
   for (std::uint32_t i = 0; i < config.policies.size(); ++i) {
@@ -161,9 +170,12 @@ std::vector<Place> in_order(const config::Config& config, const std::vector<Grou
   return order;
 }
 
-/// `apart`: policies that ask the same have words of their own, which may take twice the room.
+/// How policies follow each other. Apart: those that ask the same are neighbours, and have words of
+/// their own, which may take twice the room.
+enum class Order : std::uint8_t { file, like, like_apart };
+
 Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements,
-                       bool apart) {
+                       const std::vector<bool>& judged, Order order) {
   Layout layout;
   std::size_t next = 0;  // first free bit
   std::size_t tables = 0;
@@ -176,11 +188,12 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
   std::size_t in_kernel = 0;  // bits up to the end of those policies
   std::size_t early = 0;      // and of those with a filter, too
   const auto start_word = [&] { next = (next + kWordBits - 1) / kWordBits * kWordBits; };
-  layout.judged = judged_filters(config);
-  const std::vector<Group> groups = groups_of(placements, layout.judged);
-  for (const auto& [index, starts_word] : in_order(config, groups)) {
+  layout.judged = judged;
+  const std::vector<Group> groups = groups_of(placements, judged);
+  for (const auto& [index, starts_word] :
+       order == Order::file ? in_file_order(groups) : by_likeness(config, groups)) {
     const config::Policy& policy = config.policies[index];
-    if (starts_word && apart) start_word();
+    if (starts_word && order == Order::like_apart) start_word();
     if (policy.except.size() > kWordBits) return too_many_excepts(config, policy);
     if (!policy.except.empty()) layout.except_words = 1;
     tables += rules_of(policy).size() + policy.except.size();
@@ -201,7 +214,10 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
 
   const auto words_of = [](std::size_t bits) { return (bits + kWordBits - 1) / kWordBits; };
   const std::size_t words = words_of(next);
-  if (words > VTAP_MAX_WORDS && apart) return lay_out(config, placements, false);
+  if (words > VTAP_FLAT_WORDS && order == Order::file)
+    return lay_out(config, placements, judged, Order::like_apart);
+  if (words > VTAP_MAX_WORDS && order == Order::like_apart)
+    return lay_out(config, placements, judged, Order::like);
   if (words > VTAP_MAX_WORDS) return too_many_rules(config, tables, words);
   if (words_of(in_kernel) > VTAP_EARLY_WORDS)
     return too_many_in_kernel(config, words_of(in_kernel));
@@ -216,7 +232,7 @@ Result<Layout> lay_out(const config::Config& config, std::span<const Placement> 
 }  // namespace
 
 Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements) {
-  return lay_out(config, placements, true);
+  return lay_out(config, placements, judged_filters(config), Order::file);
 }
 
 }  // namespace vtap::plan

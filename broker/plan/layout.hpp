@@ -35,9 +35,9 @@ struct Layout {
 };
 
 /// The layout points into `config`. First the policies that the kernel serves, in file order, and
-/// those with a filter; then all others, such that rules are neighbours that ask the same keys for
-/// near values. Error (usage): more rules than the tables hold.
-/// `placements`: by policy.
+/// those with a filter; then all others: in flat plans in file order, in paged ones such that rules
+/// are neighbours that ask the same keys for near values. Error (usage): more rules than the tables
+/// hold. `placements`: by policy.
 Result<Layout> lay_out(const config::Config& config, std::span<const Placement> placements);
 
 }  // namespace vtap::plan

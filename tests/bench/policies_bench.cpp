@@ -34,6 +34,7 @@ struct Options {
   double pcap_limit = 30;  ///< seconds
   std::uint64_t seed = 1;
   std::string json;
+  std::vector<std::string> who;  ///< empty: all
   bool quick = false;
 
   void make_quick() {
@@ -53,6 +54,8 @@ constexpr const char* kAgain = "C++ classifier, once more (A/A)";
 constexpr const char* kUncached = "C++ classifier, nothing cached";
 constexpr const char* kNewFlows = "C++ classifier, every flow new";
 constexpr const char* kPipeline = "C++ pipeline";
+constexpr const char* kTwoMonitors = "C++ pipeline, two monitors";
+constexpr const char* kTwoThreads = "C++ pipeline, two monitors, two threads";
 constexpr const char* kTap = "XDP tap";
 constexpr const char* kTapUncached = "XDP tap, nothing cached";
 constexpr const char* kEmpty = "XDP that only passes";
@@ -65,15 +68,19 @@ constexpr std::uint32_t kFewCached = 256;
 
 /// Ratios that say who is ahead: above 1 the second. The others classify every frame, so this
 /// project is beside them with nothing remembered, too.
-constexpr std::array<std::pair<const char*, const char*>, 9> kRatios{{{kAgain, kClassifier},
-                                                                      {kPcapLoop, kClassifier},
-                                                                      {kPcapAny, kClassifier},
-                                                                      {kAcl, kClassifier},
-                                                                      {kAcl, kUncached},
-                                                                      {kPcapLoop, kTapUncached},
-                                                                      {kPcapAny, kTapUncached},
-                                                                      {kAcl, kTap},
-                                                                      {kAcl, kTapUncached}}};
+constexpr std::array<std::pair<const char*, const char*>, 12> kRatios{
+    {{kAgain, kClassifier},
+     {kPcapLoop, kClassifier},
+     {kPcapAny, kClassifier},
+     {kAcl, kClassifier},
+     {kAcl, kUncached},
+     {kPcapLoop, kTapUncached},
+     {kPcapAny, kTapUncached},
+     {kAcl, kTap},
+     {kAcl, kTapUncached},
+     {kPipeline, kAcl},
+     {kTwoMonitors, kAcl},
+     {kTwoMonitors, kTwoThreads}}};
 
 /// Pins this thread, and all processes and threads that it starts, to the last CPU it may use.
 unsigned pin() {
@@ -162,9 +169,20 @@ struct Heat {
 /// Makes the contestants of a rule set, and keeps them.
 class Field {
  public:
-  explicit Field(Heat& heat) : heat_(heat) {}
+  /// `who`: names of those that take part, or parts of them; none: all.
+  Field(Heat& heat, const std::vector<std::string>& who) : heat_(heat), who_(who) {}
 
-  void enter(const char* name, Entrant entrant, const char* once_more = nullptr) {
+  [[nodiscard]] bool has(const char* name) const {
+    const auto names = [&](const std::string& part) {
+      return std::string(name).find(part) != std::string::npos;
+    };
+    return who_.empty() || std::ranges::any_of(who_, names);
+  }
+
+  template <typename Make>
+  void enter(const char* name, Make&& make, const char* once_more = nullptr) {
+    if (!has(name)) return;
+    Entrant entrant = make();
     heat_.load.merge(entrant.load);
     if (!entrant.note.empty()) heat_.notes.insert(entrant.note);
     for (const char* as : {name, once_more}) {
@@ -181,6 +199,7 @@ class Field {
 
  private:
   Heat& heat_;
+  const std::vector<std::string>& who_;
   std::vector<Named> named_;
   std::vector<std::unique_ptr<Contestant>> owned_;
 };
@@ -196,25 +215,26 @@ Heat run_heat(Kind kind, std::uint32_t policies, const Options& options, Kernel*
   if (traffic[1].matching() != 0) throw Disagreement("the missing traffic does not miss");
 
   const auto plan = make_plan(config_of(rules));
+  const auto two_monitors = make_plan(config_of(rules, 2));
   heat.load = plan->load;
   heat.load["policies per match"] = traffic[0].policies_per_match();
-  Field field(heat);
-  field.enter(kClassifier, make_classifier(*plan), kAgain);
-  field.enter(kUncached, make_classifier(*plan, 0));
-  field.enter(kNewFlows, make_classifier(*plan, kFewCached));
-  field.enter(kPipeline, make_pipeline(*plan));
-  if (kernel != nullptr) {
-    field.enter(kTap, kernel->make_tap(*plan));
-    field.enter(kTapUncached, kernel->make_uncached_tap(*plan));
-    field.enter(kEmpty, kernel->make_empty());
-  } else {
-    field.enter(kTap, refusal("SKIPPED: needs root"));
-    field.enter(kTapUncached, refusal("SKIPPED: needs root"));
-    field.enter(kEmpty, refusal("SKIPPED: needs root"));
-  }
-  field.enter(kPcapLoop, make_pcap_loop(rules));
-  field.enter(kPcapAny, make_pcap_any(rules, options.pcap_limit));
-  field.enter(kAcl, make_acl(rules, cpu));
+  Field field(heat, options.who);
+  field.enter(
+      kClassifier, [&] { return make_classifier(*plan); }, kAgain);
+  field.enter(kUncached, [&] { return make_classifier(*plan, 0); });
+  field.enter(kNewFlows, [&] { return make_classifier(*plan, kFewCached); });
+  field.enter(kPipeline, [&] { return make_pipeline(*plan); });
+  field.enter(kTwoMonitors, [&] { return make_pipeline(*two_monitors); });
+  field.enter(kTwoThreads, [&] { return make_parallel_pipelines(*two_monitors, 2); });
+  const auto enter_kernel = [&](const char* name, auto&& make) {
+    field.enter(name, [&] { return kernel != nullptr ? make() : refusal("SKIPPED: needs root"); });
+  };
+  enter_kernel(kTap, [&] { return kernel->make_tap(*plan); });
+  enter_kernel(kTapUncached, [&] { return kernel->make_uncached_tap(*plan); });
+  enter_kernel(kEmpty, [&] { return kernel->make_empty(); });
+  field.enter(kPcapLoop, [&] { return make_pcap_loop(rules); });
+  field.enter(kPcapAny, [&] { return make_pcap_any(rules, options.pcap_limit); });
+  field.enter(kAcl, [&] { return make_acl(rules, cpu); });
   heat.figures = race(field.all(), traffic, options);
   return heat;
 }
@@ -232,6 +252,11 @@ std::string refusal_cell(const Heat& heat, const std::string& who) {
   const auto why = heat.refused.find(who);
   if (why == heat.refused.end()) return "–";
   return why->second.starts_with("SKIPPED") ? "skipped" : "refused";
+}
+
+/// Asked for, and be it in vain.
+bool took_part(const Heat& heat, const std::string& who) {
+  return heat.refused.contains(who) || figures_of(heat, "90% match", who) != nullptr;
 }
 
 std::string ratio_cell(const Heat& heat, const std::string& traffic, const std::string& above,
@@ -266,8 +291,10 @@ void print_heats(const std::vector<Heat>& heats, const Options& options) {
             << " rounds\n\n";
   print_head(head_of({"rules", "traffic", "who"}, options), 3);
   for_each_group(heats, options, [&](Kind kind, const char* traffic, const auto& group) {
-    for (const char* who : {kClassifier, kAgain, kUncached, kNewFlows, kPipeline, kTap,
-                            kTapUncached, kEmpty, kPcapLoop, kPcapAny, kAcl}) {
+    for (const char* who : {kClassifier, kAgain, kUncached, kNewFlows, kPipeline, kTwoMonitors,
+                            kTwoThreads, kTap, kTapUncached, kEmpty, kPcapLoop, kPcapAny, kAcl}) {
+      if (std::ranges::none_of(group, [&](const Heat* heat) { return took_part(*heat, who); }))
+        continue;
       std::vector<std::string> row{name_of(kind), traffic, who};
       for (const Heat* heat : group) {
         const auto* const values = figures_of(*heat, traffic, who);
@@ -280,6 +307,10 @@ void print_heats(const std::vector<Heat>& heats, const Options& options) {
   print_head(head_of({"rules", "traffic", "ratio"}, options), 3);
   for_each_group(heats, options, [&](Kind kind, const char* traffic, const auto& group) {
     for (const auto& [above, below] : kRatios) {
+      if (std::ranges::none_of(group, [&](const Heat* heat) {
+            return took_part(*heat, above) && took_part(*heat, below);
+          }))
+        continue;
       std::vector<std::string> row{name_of(kind), traffic, std::string(above) + " / " + below};
       for (const Heat* heat : group) row.push_back(ratio_cell(*heat, traffic, above, below));
       print_row(row);
@@ -446,20 +477,21 @@ void run(const Options& options) {
     for (const std::uint32_t policies : options.policies)
       heats.push_back(run_heat(kind, policies, options, kernel.get(), cpu));
   }
-  const auto lists = run_lists(options, kernel.get());
-  const double copy_ns = kernel ? copy_cost(options, *kernel) : 0;
+  const bool all = options.who.empty();
+  const auto lists = all ? run_lists(options, kernel.get()) : std::vector<ListRun>{};
+  const double copy_ns = kernel && all ? copy_cost(options, *kernel) : 0;
 
   for (const Kind kind : options.kinds)
     std::cout << "- " << name_of(kind) << ": " << description_of(kind) << '\n';
   std::cout << '\n';
   print_heats(heats, options);
-  if (kernel)
+  if (kernel && all)
     std::cout
         << "\nThe copy of a matching frame of 64 bytes, which is in none of these figures, adds "
         << number(copy_ns) << " ns at XDP.\n";
   print_load(heats);
   print_notes(heats);
-  print_lists(lists);
+  if (all) print_lists(lists);
   if (!options.json.empty()) write_json(options.json, options, heats, lists, copy_ns);
 }
 
@@ -485,6 +517,8 @@ int run_program(int argc, char** argv) {
   app.add_option("--pcap-limit", options.pcap_limit, "seconds that libpcap may compile");
   app.add_option("--seed", options.seed, "of rules and traffic");
   app.add_option("--json", options.json, "file for all figures");
+  app.add_option("--who", options.who, "only those whose name has one of these parts, no lists")
+      ->delimiter(',');
   app.add_flag("--quick", options.quick, "few policies, frames and rounds: does it work?");
   CLI11_PARSE(app, argc, argv);
   if (options.quick) options.make_quick();

@@ -96,6 +96,9 @@ std::unique_ptr<OurPlan> make_plan(config::Config config);
 Entrant make_classifier(const OurPlan& plan, std::uint32_t cached = plan::VerdictCache::kEntries);
 /// pipeline::Pipeline from memory to memory, parsing, counting and posting included.
 Entrant make_pipeline(const OurPlan& plan);
+/// The same on several threads at a time, each on a CPU of its own, with frames, pool and counters
+/// of its own; the plan is one. Its figure: time of a frame divided by how many go on at a time.
+Entrant make_parallel_pipelines(const OurPlan& plan, std::uint32_t threads);
 
 /// The programs at XDP under BPF_PROG_TEST_RUN, which gives them one frame many times.
 class Kernel {

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The classifier and the pipeline of this project, in user space.
 #include <malloc.h>
+#include <sched.h>
 #include <time.h>
+#include <unistd.h>
 #include <vtap/parse.h>
 
 #include <algorithm>
 #include <array>
+#include <barrier>
+#include <bit>
+#include <thread>
 #include <utility>
 
 #include "bench/policies/contestant.hpp"
@@ -35,6 +40,22 @@ double cpu_seconds() {
   timespec now{};
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+/// Throws where the machine has fewer.
+std::vector<int> first_cpus(std::uint32_t count) {
+  std::vector<int> cpus;
+  const auto online = static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
+  for (int cpu = 0; cpu < online && cpus.size() < count; ++cpu) cpus.push_back(cpu);
+  if (cpus.size() < count) throw std::runtime_error("fewer CPUs than threads");
+  return cpus;
+}
+
+void pin_to(int cpu) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  if (::sched_setaffinity(0, sizeof(one), &one) != 0) throw std::runtime_error("affinity");
 }
 
 std::vector<vtap_key> keys_of(const Traffic& traffic) {
@@ -86,7 +107,7 @@ class ClassifierContestant final : public Contestant {
 };
 
 /// Takes every frame; gives them back a burst later, as a TX ring does.
-class LateSink final : public pipeline::Sink {
+class alignas(64) LateSink final : public pipeline::Sink {
  public:
   Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override {
     for (const auto& frame : frames) waiting_[size_++] = frame;
@@ -103,18 +124,19 @@ class LateSink final : public pipeline::Sink {
 };
 
 /// A worker's data path over the frames of one traffic.
-class Path {
+class alignas(64) Path {
  public:
   Path(const pipeline::SharedPlan& plan, const Traffic& traffic)
       : memory_(traffic.frame(0), traffic.frame(0) + std::size_t{traffic.size()} * Traffic::kSlot),
         pool_(FrameNumber{0}, traffic.size()),
-        pipeline_(plan, umem(), pool_, sinks_) {
+        sinks_(monitors_of(plan)),
+        pipeline_(plan, umem(), pool_, pointers(sinks_)) {
     // The reference that a burst holds, for ever: frames come round in order.
     for (std::uint32_t i = 0; i < traffic.size(); ++i) pool_.take();
   }
 
   void process(std::uint32_t first, std::uint32_t n) noexcept {
-    sink_.complete(pool_, umem());
+    for (LateSink& sink : sinks_) sink.complete(pool_, umem());
     burst_.size = 0;
     for (std::uint32_t i = first; i < first + n; ++i)
       burst_.push(umem().start(FrameNumber{i}), Traffic::kLength, 0);
@@ -141,10 +163,21 @@ class Path {
             static_cast<std::uint32_t>(memory_.size() / Traffic::kSlot)};
   }
 
+  static std::size_t monitors_of(const pipeline::SharedPlan& plan) {
+    std::size_t monitors = 0;
+    for (const auto& target : plan.targets())
+      monitors = std::max(monitors, std::size_t{target.monitor} + 1);
+    return monitors;
+  }
+  static std::vector<pipeline::Sink*> pointers(std::vector<LateSink>& sinks) {
+    std::vector<pipeline::Sink*> result;
+    for (LateSink& sink : sinks) result.push_back(&sink);
+    return result;
+  }
+
   std::vector<std::uint8_t> memory_;
   FramePool pool_;
-  LateSink sink_;
-  std::array<pipeline::Sink*, 1> sinks_{&sink_};
+  std::vector<LateSink> sinks_;
   pipeline::Pipeline pipeline_;
   Burst burst_;
   std::uint64_t now_ = 0;
@@ -152,9 +185,55 @@ class Path {
 
 class PipelineContestant final : public Contestant {
  public:
-  explicit PipelineContestant(const plan::Plan& plan) : plan_(plan) {}
+  explicit PipelineContestant(const plan::Plan& plan, std::uint32_t threads = 1)
+      : plan_(plan), found_(plan_.classifier()), lanes_(threads) {
+    if (threads > 1) cpus_ = first_cpus(threads);
+  }
 
   void check(const Traffic& traffic) override {
+    for (std::size_t i = 0; i < lanes_.size(); ++i) check_one(traffic);
+  }
+
+  double measure(const Traffic& traffic, double seconds) override {
+    if (lanes_.size() == 1) return lanes_[0].run(plan_, traffic, seconds);
+    std::barrier start(static_cast<std::ptrdiff_t>(lanes_.size()));
+    std::vector<std::thread> threads;
+    std::vector<double> ns(lanes_.size());
+    for (std::size_t i = 0; i < lanes_.size(); ++i) {
+      threads.emplace_back([&, i] {
+        pin_to(cpus_[i]);
+        lanes_[i].prepare(plan_, traffic);
+        start.arrive_and_wait();
+        ns[i] = lanes_[i].run(plan_, traffic, seconds);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    double rate = 0;
+    for (const double one : ns) rate += 1 / one;
+    return 1 / rate;
+  }
+
+ private:
+  /// What one thread has for itself.
+  class alignas(64) Lane {
+   public:
+    void prepare(const pipeline::SharedPlan& plan, const Traffic& traffic) {
+      auto& path = paths_[&traffic];
+      if (!path) path = std::make_unique<Path>(plan, traffic);
+    }
+    double run(const pipeline::SharedPlan& plan, const Traffic& traffic, double seconds) {
+      prepare(plan, traffic);
+      Path& path = *paths_[&traffic];
+      return walk_.run(traffic, seconds,
+                       [&](std::uint32_t first, std::uint32_t n) { path.process(first, n); });
+    }
+
+   private:
+    std::map<const Traffic*, std::unique_ptr<Path>> paths_;
+    Walk walk_{Burst::kCapacity, true};
+  };
+
+  void check_one(const Traffic& traffic) {
     Path path(plan_, traffic);
     // Of all frames together, as the counters know no frames.
     std::uint64_t right_count = 0;
@@ -177,22 +256,34 @@ class PipelineContestant final : public Contestant {
     if (count != right_count || digest != right_digest)
       throw Disagreement("the pipeline counts " + std::to_string(count) + " matches, not " +
                          std::to_string(right_count) + ", or others (" + traffic.name() + ")");
-    if (path.sent() != traffic.matching())
+    const std::uint64_t sent = copies(traffic);
+    if (path.sent() != sent)
       throw Disagreement("the pipeline sent " + std::to_string(path.sent()) + " frames, not " +
-                         std::to_string(traffic.matching()));
+                         std::to_string(sent));
   }
 
-  double measure(const Traffic& traffic, double seconds) override {
-    auto& path = paths_[&traffic];
-    if (!path) path = std::make_unique<Path>(plan_, traffic);
-    return walk_.run(traffic, seconds,
-                     [&](std::uint32_t first, std::uint32_t n) { path->process(first, n); });
+  /// A copy for each monitor that any policy of a frame has.
+  std::uint64_t copies(const Traffic& traffic) {
+    std::uint64_t copies = 0;
+    vtap_key key;
+    for (std::uint32_t i = 0; i < traffic.size(); ++i) {
+      vtap_parse(traffic.frame(i), Traffic::kLength, Traffic::kLength, &key);
+      found_.classify(key, 0);
+      std::uint64_t monitors = 0;
+      for (const std::uint32_t policy : found_.policies()) {
+        const auto& rules = plan_.policies()[policy];
+        for (const auto& target : plan_.targets().subspan(rules.first_target, rules.target_count))
+          monitors |= std::uint64_t{1} << target.monitor;
+      }
+      copies += static_cast<std::uint64_t>(std::popcount(monitors));
+    }
+    return copies;
   }
 
- private:
   pipeline::SharedPlan plan_;
-  std::map<const Traffic*, std::unique_ptr<Path>> paths_;
-  Walk walk_{Burst::kCapacity, true};
+  test::Found found_;
+  std::vector<Lane> lanes_;
+  std::vector<int> cpus_;
 };
 
 }  // namespace
@@ -260,6 +351,15 @@ Entrant make_pipeline(const OurPlan& plan) {
   if (!plan.refused.empty()) return refusal(plan.refused);
   Entrant entrant;
   entrant.contestant = std::make_unique<PipelineContestant>(plan.plan);
+  return entrant;
+}
+
+Entrant make_parallel_pipelines(const OurPlan& plan, std::uint32_t threads) {
+  if (!plan.refused.empty()) return refusal(plan.refused);
+  if (::sysconf(_SC_NPROCESSORS_ONLN) < static_cast<long>(threads))
+    return refusal("SKIPPED: needs " + std::to_string(threads) + " CPUs");
+  Entrant entrant;
+  entrant.contestant = std::make_unique<PipelineContestant>(plan.plan, threads);
   return entrant;
 }
 

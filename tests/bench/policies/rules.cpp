@@ -310,9 +310,14 @@ std::vector<Rule> make_rules(Kind kind, std::uint32_t policies, std::uint64_t se
   return kind == Kind::tuples ? tuple_rules(policies, random) : pair_rules(policies, random);
 }
 
-config::Config config_of(std::span<const Rule> rules) {
+config::Config config_of(std::span<const Rule> rules, std::uint32_t monitors) {
   config::Config config = empty_config();
-  for (const Rule& rule : rules) add_policy(config, match_of(rule));
+  config.monitors.resize(monitors);
+  for (const Rule& rule : rules) {
+    const auto monitor = static_cast<std::uint32_t>(config.policies.size()) % monitors;
+    add_policy(config, match_of(rule));
+    config.policies.back().monitors = {monitor};
+  }
   return config;
 }
 

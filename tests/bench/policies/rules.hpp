@@ -66,8 +66,8 @@ const char* description_of(Kind kind);
 /// Policy i is rules[i]. The same for the same seed, on every machine.
 std::vector<Rule> make_rules(Kind kind, std::uint32_t policies, std::uint64_t seed);
 
-/// One tap with one port, one monitor, one policy per rule.
-config::Config config_of(std::span<const Rule> rules);
+/// One tap with one port, one policy per rule; the monitors take turns.
+config::Config config_of(std::span<const Rule> rules, std::uint32_t monitors = 1);
 
 /// What the policies of one frame are, in a form that is cheap to compare.
 struct Answer {
