@@ -4,6 +4,7 @@
 #
 #   tools/setup.sh          to build and to run the demo
 #   tools/setup.sh --test   and to run all tests, sanitizers, fuzzers and linters
+#   tools/setup.sh --vm     and to run tests in guests (tools/vm.sh)
 set -euo pipefail
 
 build=(
@@ -22,11 +23,16 @@ test=(
   clang-format-14 clang-tidy-14
   procps ethtool tcpdump iperf3
 )
+vm=(
+  python3-pytest libgtest-dev ethtool procps  # what runs in a guest
+  qemu-system-x86 kmod xz-utils busybox-static
+)
 
 case "${1-}" in
   "") wanted=("${build[@]}") ;;
   --test) wanted=("${build[@]}" "${test[@]}") ;;
-  *) sed -n '3,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  --vm) wanted=("${build[@]}" "${vm[@]}") ;;
+  *) sed -n '3,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true)

@@ -248,7 +248,9 @@ std::vector<stats::Worker> Engine::worker_snapshots() const {
          .bursts = counters.bursts.read(),
          .frames = counters.frames.read(),
          .wakeups = counters.wakeups.read(),
-         .idle_ratio = std::min(1.0, static_cast<double>(counters.asleep_ns.read()) / age)});
+         .idle_ratio = std::min(1.0, static_cast<double>(counters.asleep_ns.read()) / age),
+         .teed_bytes = worker->tee().teed_bytes().read(),
+         .copied_bytes = worker->tee().copied_bytes().read()});
   }
   return out;
 }

@@ -190,23 +190,28 @@ void TeeSource::look_for_sole_maker(std::uint64_t now_ns) noexcept {
 
 std::uint32_t TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns,
                               std::uint32_t most_seen) noexcept {
+  const bool in_umem = copies_.base == umem_.base;
   std::uint32_t seen = 0;
+  std::uint64_t bytes = 0;
   while (ring.desc_cons != ring.desc_prod && seen < most_seen && !burst.full()) {
     const vtap_desc& desc = ring.head();
     if (desc.time > until_ns) break;
     const auto address = umem_.start(pipeline::FrameNumber{desc.frame});
-    if (copies_.base != umem_.base) {
-      std::memcpy(umem_.at(address), copies_.at(address), desc.len);
-    } else {
+    if (in_umem) {
       // The frame is in another core's cache; the whole burst's first lines come at once.
       __builtin_prefetch(umem_.at(address));
+    } else {
+      std::memcpy(umem_.at(address), copies_.at(address), desc.len);
     }
+    bytes += desc.len;
     if (desc.flags != 0) finish_checksum(desc, umem_.at(address));
     burst.push(address, desc.len, desc.port);
     // Indexes wrap.
     seen += static_cast<std::int32_t>(ring.desc_seen - ring.desc_cons) > 0 ? 1 : 0;
     ++ring.desc_cons;
   }
+  teed_bytes_.add(bytes);
+  if (!in_umem) copied_bytes_.add(bytes);
   return seen;
 }
 

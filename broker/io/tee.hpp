@@ -118,6 +118,11 @@ class TeeSource {
   [[nodiscard]] bool empty() const noexcept;
   void wake() noexcept;
 
+  /// Bytes of the copies that receive() took: the tap programs copied them out of packets.
+  [[nodiscard]] const pipeline::Counter& teed_bytes() const noexcept { return teed_bytes_; }
+  /// Bytes that receive() copied once more. 0 where copies are made in the UMEM.
+  [[nodiscard]] const pipeline::Counter& copied_bytes() const noexcept { return copied_bytes_; }
+
   /// Frames that lie in free rings or wait in tee rings.
   [[nodiscard]] std::uint32_t frames_out() const noexcept;
 
@@ -152,6 +157,7 @@ class TeeSource {
   std::uint32_t budget_;
   std::uint32_t active_share_ = 0;
   std::uint32_t idle_share_ = 0;
+  pipeline::Counter teed_bytes_, copied_bytes_;
 };
 
 }  // namespace vtap::io

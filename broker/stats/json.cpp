@@ -111,6 +111,8 @@ Json worker_json(const Worker& worker) {
   out["frames"] = worker.frames;
   out["wakeups"] = worker.wakeups;
   out["idle_ratio"] = finite(worker.idle_ratio);
+  out["teed_bytes"] = worker.teed_bytes;
+  out["copied_bytes"] = worker.copied_bytes;
   return out;
 }
 

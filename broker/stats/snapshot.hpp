@@ -68,7 +68,9 @@ struct Monitor {
 struct Worker {
   std::uint32_t cpu = 0;
   std::uint64_t bursts = 0, frames = 0, wakeups = 0;
-  double idle_ratio = 0.0;  ///< share of its life spent asleep, 0..1
+  double idle_ratio = 0.0;         ///< share of its life spent asleep, 0..1
+  std::uint64_t teed_bytes = 0;    ///< of frames, copied out of packets by the tap programs
+  std::uint64_t copied_bytes = 0;  ///< of frames, copied by the worker itself
 };
 
 struct Umem {

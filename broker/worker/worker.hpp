@@ -96,6 +96,8 @@ class Worker final : public io::FrameReturn {
   [[nodiscard]] const io::Doorbell& doorbell() const noexcept { return doorbell_; }
   [[nodiscard]] const pipeline::Pipeline& pipeline() const noexcept { return *pipeline_; }
   [[nodiscard]] const WorkerCounters& counters() const noexcept { return counters_; }
+  /// For its counters; all else is the worker's.
+  [[nodiscard]] const io::TeeSource& tee() const noexcept { return tee_; }
   [[nodiscard]] const OriginalCounters& originals(std::uint8_t port) const noexcept {
     return originals_[port];
   }

@@ -29,7 +29,8 @@ SCHEMA = {
                       "name": str, "sent_frames": int, "sent_bytes": int, "already_sent": int}]}],
     "monitors": [{"name": str, "state": str, "tx_frames": int, "tx_bytes": int,
                   "dropped": REASONS}],
-    "workers": [{"cpu": int, "bursts": int, "frames": int, "wakeups": int, "idle_ratio": float}],
+    "workers": [{"cpu": int, "bursts": int, "frames": int, "wakeups": int, "idle_ratio": float,
+                 "teed_bytes": int, "copied_bytes": int}],
 }
 
 

@@ -48,7 +48,7 @@ Snapshot full_snapshot() {
   monitor.queues = {{2, "tx", true}};
   monitor.waiting_frames = 34;
   s.monitors = {monitor};
-  s.workers = {{1, 40, 41, 42, 0.25}};
+  s.workers = {{1, 40, 41, 42, 0.25, 43, 44}};
   s.umem = {50, 51, 52};
   return s;
 }
@@ -71,7 +71,8 @@ TEST(StatsJson, HasTheKeysAndTheOrderOfTheDesign) {
       R"("monitors":[{"name":"ids","state":"up","tx_frames":30,"tx_bytes":31,)"
       R"("dropped":{"ring_full":32,"queue_full":0,"down":0},"port":"eth3","arrived_frames":33,)"
       R"("queues":[{"queue":2,"direction":"tx","zero_copy":true}],"waiting_frames":34}],)"
-      R"("workers":[{"cpu":1,"bursts":40,"frames":41,"wakeups":42,"idle_ratio":0.25}],)"
+      R"("workers":[{"cpu":1,"bursts":40,"frames":41,"wakeups":42,"idle_ratio":0.25,)"
+      R"("teed_bytes":43,"copied_bytes":44}],)"
       R"("umem":{"frames":50,"frame_size":51,"free":52}})";
   EXPECT_EQ(to_json(full_snapshot()), expected);
 }

@@ -369,6 +369,8 @@ TEST_F(Tee, CopiesArriveInOrderAndTheirFramesAreReplaced) {
     ASSERT_EQ(pool_.available() + source.frames_out(), pool_.total());
   }
   EXPECT_EQ(received, sent);
+  EXPECT_EQ(source.teed_bytes().read(), sent * sizeof(std::uint64_t));
+  EXPECT_EQ(source.copied_bytes().read(), 0U) << "the copies lie where they are sent from";
 }
 
 /// While its worker still wakes up: CPUs that have delivered nothing share half of the frames.
@@ -473,7 +475,9 @@ TEST_F(Tee, CopiesAreCopiedOverWhereTheUmemIsOtherMemory) {
   for (std::uint64_t mark = 1; mark <= 5'000; ++mark) {
     ASSERT_TRUE(program.copy(mark));
     ASSERT_EQ(receive(source), std::vector{mark});
+    ASSERT_EQ(source.copied_bytes().read(), mark * sizeof(mark));
   }
+  EXPECT_EQ(source.teed_bytes().read(), source.copied_bytes().read());
 }
 
 TEST_F(Tee, DoesNotSleepWhereCopiesWait) {
