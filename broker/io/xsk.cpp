@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <vtap/abi.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <thread>
@@ -18,9 +19,13 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kBusyPatience = 2s;
 constexpr auto kBusyPause = 10ms;
-/// Descriptors that one sendto may move in copy mode; 32 where the kernel has no such option.
-constexpr std::uint32_t kTxBudget = 256;
 constexpr int kXdpMaxTxSkbBudget = 9;  // XDP_MAX_TX_SKB_BUDGET, newer than Debian 12's headers
+
+/// Lets one sendto move so many descriptors in copy mode. A kernel that lacks the option (before
+/// 6.17) moves 32 and refuses this, as one that has it does for more than the ring holds.
+bool set_tx_budget(int fd, std::uint32_t descriptors) noexcept {
+  return setsockopt(fd, SOL_XDP, kXdpMaxTxSkbBudget, &descriptors, sizeof(descriptors)) == 0;
+}
 
 bool granted_zero_copy(int fd) noexcept {
   xdp_options options{};
@@ -63,7 +68,8 @@ Result<std::unique_ptr<XskSocket>> XskSocket::open_once(const XskSpec& spec,
                              spec.tx_size != 0 ? &opened->tx : nullptr, &socket_config);
   if (error != 0) return bpf_error("opening an AF_XDP socket on " + name, error);
   opened->zero_copy_ = granted_zero_copy(opened->fd());
-  setsockopt(opened->fd(), SOL_XDP, kXdpMaxTxSkbBudget, &kTxBudget, sizeof(kTxBudget));
+  const std::uint32_t budget = std::min(spec.tx_size, kTxBudget);
+  if (budget > kOldTxBudget && set_tx_budget(opened->fd(), budget)) opened->tx_budget_ = budget;
   // In copy mode what is sent becomes an skb with this mark.
   constexpr std::uint32_t kMark = VTAP_MARK << VTAP_MARK_SHIFT;
   if (spec.marks_copies &&

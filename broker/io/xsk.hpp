@@ -35,6 +35,12 @@ class XskSocket {
 
   [[nodiscard]] int fd() const noexcept { return xsk_socket__fd(socket_); }
   [[nodiscard]] bool zero_copy() const noexcept { return zero_copy_; }
+  /// Descriptors that one sendto moves at most in copy mode.
+  [[nodiscard]] std::uint32_t tx_budget() const noexcept { return tx_budget_; }
+  /// What it is without being asked for more, and what is asked for: a few bursts, so that no
+  /// monitor holds up the others for long.
+  static constexpr std::uint32_t kOldTxBudget = 32;
+  static constexpr std::uint32_t kTxBudget = 256;
   [[nodiscard]] const XskSpec& spec() const noexcept { return spec_; }
 
   xsk_ring_cons rx{};
@@ -51,6 +57,7 @@ class XskSocket {
   xsk_umem* umem_ = nullptr;
   xsk_socket* socket_ = nullptr;
   bool zero_copy_ = false;
+  std::uint32_t tx_budget_ = kOldTxBudget;
 };
 
 /// Whether the kernel takes this memory as UMEM: tried. True also where it could not be tried (no

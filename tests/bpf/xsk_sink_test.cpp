@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The TX ring of an AF_XDP socket on a real device: what is posted leaves, what is taken back does
 // not, and every frame comes home once. And the queue of a scheduled monitor before such a ring.
+#include <linux/if_xdp.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
 #include "bpf/netns.hpp"
 #include "io/xsk_ports.hpp"
 #include "support/memory_broker.hpp"
@@ -53,13 +58,15 @@ class Wire {
   }
   [[nodiscard]] std::uint64_t arrived() const { return far_.arrived(); }
   [[nodiscard]] pipeline::UmemView umem() const { return umem_.umem(); }
+  [[nodiscard]] io::XskSocket& socket() { return *socket_; }
+  static constexpr std::uint32_t kRing = 64;
 
  private:
   Veth link_{"near", "far"};
   io::MonitorProgram far_ = require(io::MonitorProgram::load());
   io::TeeMemory umem_ = require(io::TeeMemory::create(kFrames, 2048));
   std::unique_ptr<io::XskSocket> socket_ = require(io::XskSocket::open(
-      {.port = link_.one, .queue = 0, .rx_size = 0, .tx_size = 64}, umem_.umem()));
+      {.port = link_.one, .queue = 0, .rx_size = 0, .tx_size = kRing}, umem_.umem()));
 
  public:
   Home home;
@@ -75,6 +82,23 @@ TEST_F(XskSinkTest, WhatIsPostedLeavesAndComesHome) {
   EXPECT_EQ(wire.sink.sent_frames().read(), 50U);
   EXPECT_EQ(wire.sink.sent_bytes().read(), 50U * kLength);
   EXPECT_TRUE(eventually([&] { return wire.arrived() == 50; })) << wire.arrived();
+}
+
+/// Also of a ring that is smaller than what is asked for at best: a kernel refuses more than the
+/// ring holds, and would go on with 32.
+TEST_F(XskSinkTest, OneCallMovesAsMuchAsTheKernelAllows) {
+  Wire wire;
+  wire.post(0, Wire::kRing);
+  wire.sink.kick();
+  const std::uint32_t moved = xsk_prod_nb_free(&wire.socket().tx, Wire::kRing);
+  ASSERT_TRUE(wire.all_home());
+  EXPECT_EQ(wire.sink.sent_frames().read(), Wire::kRing);
+  constexpr int kOption = 9;  // XDP_MAX_TX_SKB_BUDGET
+  const std::uint32_t ring = Wire::kRing;
+  const bool known =
+      setsockopt(wire.socket().fd(), SOL_XDP, kOption, &ring, sizeof(ring)) == 0 || errno == EACCES;
+  EXPECT_EQ(wire.socket().tx_budget(), known ? Wire::kRing : io::XskSocket::kOldTxBudget);
+  EXPECT_EQ(moved, wire.socket().tx_budget());
 }
 
 /// Some kernels skip descriptors that point nowhere, others hand them back as completed.

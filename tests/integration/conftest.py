@@ -9,6 +9,7 @@ import os
 import pathlib
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -123,3 +124,14 @@ def nothing_left_by_test(root: None, request: pytest.FixtureRequest):
     before = laboratory.footprint()
     yield
     _assert_nothing_new(before, request.node.name)
+
+
+@pytest.fixture
+def cpus() -> Iterator[list[int]]:
+    """Two CPUs whose tee rings are served by worker 0 and worker 1."""
+    mine = os.sched_getaffinity(0)
+    chosen = [next((cpu for cpu in sorted(mine) if cpu % 2 == worker), None) for worker in (0, 1)]
+    if None in chosen:
+        pytest.skip("needs an even and an odd CPU")
+    yield chosen
+    os.sched_setaffinity(0, mine)

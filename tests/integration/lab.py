@@ -350,12 +350,13 @@ class Lab:
     `napi_ends`: the ends poll (GRO on) and send complete frames (tx offloads off), as XDP on veth
     needs: without the first, frames that XDP redirects to the tap's port vanish in the kernel.
     `napi_monitors`: the far ends of the monitors poll, too, by an XDP program, as GRO would merge.
-    `ipv6`: roles of the namespaces that keep IPv6 as the kernel has it.
+    `ipv6`: roles of the namespaces that keep IPv6 as the kernel has it. `queues`: of both ends of
+    the pairs' links, each way.
     """
 
     def __init__(self, monitors: int = 1, pairs: int = 1, mtu: int = 1500,
                  ends_mtu: int | None = None, napi_ends: bool = False,
-                 napi_monitors: bool = False, ipv6: Iterable[str] = ()) -> None:
+                 napi_monitors: bool = False, ipv6: Iterable[str] = (), queues: int = 1) -> None:
         self._wires: dict[Port, Wire] = {}
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -365,7 +366,7 @@ class Lab:
             for pair in range(pairs):
                 for near, ns, far in ((f"t{2 * pair}", self.left_ns, f"l{pair}"),
                                       (f"t{2 * pair + 1}", self.right_ns, f"r{pair}")):
-                    self.link(near, Port(ns, far), mtu, ends_mtu or mtu)
+                    self.link(near, Port(ns, far), mtu, ends_mtu or mtu, queues)
                     if napi_ends:
                         Port(ns, far).offload("gro", "on", "tx", "off", "tso", "off")
             self.monitor_count, self.pair_count = monitors, pairs
@@ -382,10 +383,12 @@ class Lab:
             namespace.quiet_ipv6(False)
         return namespace
 
-    def link(self, near: str, far: Port, mtu: int = 1500, far_mtu: int = 1500) -> None:
+    def link(self, near: str, far: Port, mtu: int = 1500, far_mtu: int = 1500,
+             queues: int = 1) -> None:
         """A veth pair between the tap namespace and another, both ends up."""
-        self.tap_ns.ip(f"link add {near} mtu {mtu} type veth peer name {far.name} mtu {far_mtu} "
-                       f"netns {far.ns.name}", f"link set {near} up")
+        many = f"numtxqueues {queues} numrxqueues {queues}"
+        self.tap_ns.ip(f"link add {near} mtu {mtu} {many} type veth peer name {far.name} "
+                       f"mtu {far_mtu} {many} netns {far.ns.name}", f"link set {near} up")
         far.up()
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -147,17 +146,6 @@ def test_weights_share_the_rate() -> None:
 
 
 # --- two workers ---------------------------------------------------------------------------------
-
-@pytest.fixture
-def cpus() -> Iterator[list[int]]:
-    """Two CPUs whose tee rings are served by worker 0 and worker 1."""
-    mine = os.sched_getaffinity(0)
-    chosen = [next((cpu for cpu in sorted(mine) if cpu % 2 == worker), None) for worker in (0, 1)]
-    if None in chosen:
-        pytest.skip("needs an even and an odd CPU")
-    yield chosen
-    os.sched_setaffinity(0, mine)
-
 
 def test_workers_share_one_queue(cpus: list[int]) -> None:
     """Each monitor has one owner, so half of all copies cross. Order holds from each CPU on."""
