@@ -44,6 +44,16 @@ Result<Port> find_port(const std::string& name) {
   return Port{name, ifindex};
 }
 
+Result<std::vector<Port>> find_ports(const std::vector<std::string>& names) {
+  std::vector<Port> ports;
+  for (const std::string& name : names) {
+    auto port = find_port(name);
+    if (!port) return port.error();
+    ports.push_back(std::move(port).value());
+  }
+  return ports;
+}
+
 Result<std::pair<Port, Port>> find_pair(const std::vector<std::string>& names) {
   if (names.size() != 2 || names[0] == names[1])
     return Error{"--ports takes two different ports: --ports A,B", ErrorKind::usage};

@@ -31,6 +31,8 @@ struct Port {
 
 Result<Port> find_port(const std::string& name);
 
+Result<std::vector<Port>> find_ports(const std::vector<std::string>& names);
+
 /// Two ports from "A,B" as CLI11 splits it.
 Result<std::pair<Port, Port>> find_pair(const std::vector<std::string>& names);
 

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "clone_tap.h"
+
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <iostream>
+#include <vector>
 
 #include "attach.hpp"
 #include "clone_tap.skel.h"
@@ -17,17 +21,22 @@ namespace vtap::gen {
 Result<void> clone_tap(const CloneTapOptions& options) {
   if (options.first_host.v6())
     return Error{"--first-host: this tap knows IPv4 only", ErrorKind::usage};
-  auto pair = find_pair(options.ports);
-  if (!pair) return pair.error();
-  auto monitor = find_port(options.monitor);
-  if (!monitor) return monitor.error();
-  const auto& [a, b] = *pair;
+  auto ports = find_ports(options.ports);
+  if (!ports) return ports.error();
+  if (ports->empty() || ports->size() > 2)
+    return Error{"--ports: one of a host, or two that are joined", ErrorKind::usage};
+  auto monitors = find_ports(options.monitors);
+  if (!monitors) return monitors.error();
+  if (monitors->empty() || monitors->size() > CLONE_TAP_MONITORS)
+    return Error{"--monitor: one to " + std::to_string(CLONE_TAP_MONITORS), ErrorKind::usage};
 
   Skeleton<clone_tap_bpf, clone_tap_bpf::destroy> bpf(clone_tap_bpf::open());
   if (!bpf) return system_error("open the clone tap's programs", errno);
-  bpf->rodata->ifindex_a = a.ifindex;
-  bpf->rodata->ifindex_b = b.ifindex;
-  bpf->rodata->ifindex_monitor = monitor->ifindex;
+  bpf->rodata->ifindex_a = ports->front().ifindex;
+  bpf->rodata->ifindex_b = ports->size() == 2 ? ports->back().ifindex : 0;
+  for (std::size_t i = 0; i < monitors->size(); ++i)
+    bpf->rodata->ifindex_monitors[i] = (*monitors)[i].ifindex;
+  bpf->rodata->monitors = static_cast<std::uint32_t>(monitors->size());
   bpf->rodata->everything = options.hosts == 0 ? 1 : 0;
   bpf_map__set_max_entries(bpf->maps.hosts, std::max(options.hosts, 1U));
   if (const int error = clone_tap_bpf::load(bpf.get()); error < 0)
@@ -44,10 +53,13 @@ Result<void> clone_tap(const CloneTapOptions& options) {
   }
 
   const StopSignals stop;
-  auto at_a = TcIngress::open(bpf->progs.to_b, a);
-  if (!at_a) return at_a.error();
-  auto at_b = TcIngress::open(bpf->progs.to_a, b);
-  if (!at_b) return at_b.error();
+  const std::array programs{bpf->progs.to_b, bpf->progs.to_a};
+  std::vector<TcIngress> attached;
+  for (std::size_t i = 0; i < ports->size(); ++i) {
+    auto at = TcIngress::open(programs[i], (*ports)[i]);
+    if (!at) return at.error();
+    attached.push_back(std::move(at).value());
+  }
   std::cerr << "ready" << std::endl;
   stop.wait();
   return {};

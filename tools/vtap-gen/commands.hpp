@@ -23,12 +23,14 @@ struct GenerateOptions {
   std::optional<double> seconds;
   std::optional<std::uint32_t> rate;  ///< frames per second
   std::optional<unsigned> cpu;
+  bool stamp = false;  ///< time of sending in the payload, for a sink with `latency`
   bool json = false;
 };
 Result<void> generate(const GenerateOptions& options);
 
 struct SinkOptions {
   std::string port;
+  bool latency = false;  ///< the frames are stamped
   std::optional<double> seconds;
   bool json = false;
 };
@@ -43,8 +45,8 @@ struct ForwardOptions {
 Result<void> forward(const ForwardOptions& options);
 
 struct CloneTapOptions {
-  std::vector<std::string> ports;
-  std::string monitor;
+  std::vector<std::string> ports;  ///< one of a host, or two that are joined
+  std::vector<std::string> monitors;
   Address first_host;       ///< IPv4
   std::uint32_t hosts = 1;  ///< addresses in the map, counting up from first_host
 };

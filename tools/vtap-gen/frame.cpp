@@ -117,6 +117,7 @@ Result<Frame> build_frame(const FrameSpec& spec) {
     out.u16(0);
     out.u16(0);  // urgent
   }
+  frame.off_payload = out.position();
   for (unsigned i = 0; frame.bytes.size() < spec.size; ++i) out.u8(i & 0xff);
 
   const std::span all(frame.bytes);

@@ -34,6 +34,7 @@ struct Frame {
   std::uint32_t off_port = 0;
   std::uint32_t off_ip_csum = 0;  ///< 0: none (IPv6)
   std::uint32_t off_l4_csum = 0;
+  std::uint32_t off_payload = 0;
 };
 
 /// Live frames live in one page, which also holds headroom and bookkeeping (net/bpf/test_run.c).

@@ -23,7 +23,9 @@ struct gen_config {
   __u32 off_port;                 /* source port */
   __u32 off_ip_csum;              /* 0: none (IPv6) */
   __u32 off_l4_csum;
-  __u32 udp;     /* a checksum of 0 is sent as 0xffff */
+  __u32 udp;       /* a checksum of 0 is sent as 0xffff */
+  __u32 off_stamp; /* where the time of sending goes, and no UDP checksum is sent; 0: nowhere */
+  __u32 pad;
   __u64 spacing; /* paced: ns from one frame to the next, << GEN_SPACING_SHIFT; 0: not paced */
   __u64 limit;   /* paced: frames to send */
 };

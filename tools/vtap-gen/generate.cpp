@@ -74,6 +74,7 @@ gen_config program_config(const GenerateOptions& options, const Frame& frame) {
   config.off_ip_csum = frame.off_ip_csum;
   config.off_l4_csum = frame.off_l4_csum;
   config.udp = options.frame.proto == Proto::udp;
+  if (options.stamp) config.off_stamp = frame.off_payload;
   if (options.rate) {
     config.spacing = static_cast<std::uint64_t>(std::ldexp(1e9 / *options.rate, GEN_SPACING_SHIFT));
     config.limit = unlimited;
@@ -130,6 +131,8 @@ Result<Sent> read_state(int map) {
 Result<void> generate(const GenerateOptions& options) {
   auto port = find_port(options.port);
   if (!port) return port.error();
+  if (options.stamp && (options.frame.proto != Proto::udp || options.frame.src.v6()))
+    return Error{"--stamp is for UDP over IPv4", ErrorKind::usage};
   auto frame = build_frame(options.frame);
   if (!frame) return frame.error();
   // A paced run is paced by the state of one CPU.

@@ -95,6 +95,10 @@ void add_generate(CLI::App& app, GenerateOptions& options) {
       ->check(CLI::Range(1U, 100'000'000U));
   app.add_option("--cpu", options.cpu, "pin to this CPU")
       ->check(CLI::Range(0U, static_cast<unsigned>(CPU_SETSIZE - 1)));
+  app.add_flag(
+      "--stamp", options.stamp,
+      "UDP over IPv4: the time of sending in the first eight bytes of the payload, and no UDP "
+      "checksum");
   app.add_flag("--json", options.json, "result as JSON");
 }
 
@@ -118,6 +122,8 @@ int run(int argc, char** argv) {
   sink_command->add_option("--port", sink_options.port)->required();
   sink_command->add_option("--seconds", sink_options.seconds, "default: until SIGINT or SIGTERM")
       ->check(CLI::Range(0.001, 86400.0));
+  sink_command->add_flag("--latency", sink_options.latency,
+                         "also how long after their stamp (--stamp) frames arrive");
   sink_command->add_flag("--json", sink_options.json);
 
   ForwardOptions forward_options;
@@ -132,10 +138,14 @@ int run(int argc, char** argv) {
   clone_options.first_host = parse_address("10.0.0.1").value();
   auto* clone_command = app.add_subcommand(
       "clone-tap",
-      "redirect between two ports at TC; frames whose source or destination is in a "
-      "hash map are cloned to the monitor");
-  clone_command->add_option("--ports", clone_options.ports, "A,B")->required()->delimiter(',');
-  clone_command->add_option("--monitor", clone_options.monitor)->required();
+      "redirect between two ports at TC, or pass at one; frames whose source or destination is in "
+      "a hash map are cloned to the monitors");
+  clone_command->add_option("--ports", clone_options.ports, "A,B, or A of a host")
+      ->required()
+      ->delimiter(',');
+  clone_command->add_option("--monitor", clone_options.monitors, "up to four")
+      ->required()
+      ->delimiter(',');
   clone_command
       ->add_option("--hosts", clone_options.hosts,
                    "IPv4 addresses in the map; 0: no map, every frame is cloned")

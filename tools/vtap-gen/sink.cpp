@@ -6,6 +6,7 @@
 #include <chrono>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "attach.hpp"
 #include "commands.hpp"
@@ -33,17 +34,45 @@ Result<sink_counters> read_counters(int map) {
   return total;
 }
 
+/// The least latency that a bucket stands for, ns.
+std::uint64_t bucket_begin(std::uint32_t bucket) {
+  if (bucket < SINK_STEPS) return bucket;
+  const std::uint32_t power = bucket / SINK_STEPS - 1;
+  return std::uint64_t{SINK_STEPS + bucket % SINK_STEPS} << power;
+}
+
+/// The buckets that are not empty: [least ns, frames] each.
+Result<nlohmann::json> read_latencies(int map) {
+  const int cpus = libbpf_num_possible_cpus();
+  if (cpus < 0) return system_error("count the CPUs", -cpus);
+  std::vector<std::uint64_t> per_cpu(static_cast<std::size_t>(cpus));
+  auto histogram = nlohmann::json::array();
+  for (std::uint32_t bucket = 0; bucket < SINK_BUCKETS; ++bucket) {
+    if (const int error = bpf_map_lookup_elem(map, &bucket, per_cpu.data()); error < 0)
+      return system_error("read the latencies", -error);
+    const auto frames = std::accumulate(per_cpu.begin(), per_cpu.end(), std::uint64_t{0});
+    if (frames != 0) histogram.push_back({bucket_begin(bucket), frames});
+  }
+  return histogram;
+}
+
 /// Prints what came since `start`.
-Result<void> report(int map, const std::string& port, Clock::time_point start, bool json) {
-  auto total = read_counters(map);
+Result<void> report(const sink_bpf& bpf, const std::string& port, Clock::time_point start,
+                    const SinkOptions& options) {
+  auto total = read_counters(bpf_map__fd(bpf.maps.counters));
   if (!total) return total.error();
   const std::chrono::duration<double> elapsed = Clock::now() - start;
-  if (json) {
-    std::cout << nlohmann::json{{"port", port},
-                                {"frames", std::uint64_t{total->frames}},
-                                {"bytes", std::uint64_t{total->bytes}},
-                                {"seconds", elapsed.count()}}
-              << std::endl;
+  if (options.json) {
+    nlohmann::json line{{"port", port},
+                        {"frames", std::uint64_t{total->frames}},
+                        {"bytes", std::uint64_t{total->bytes}},
+                        {"seconds", elapsed.count()}};
+    if (options.latency) {
+      auto latencies = read_latencies(bpf_map__fd(bpf.maps.latencies));
+      if (!latencies) return latencies.error();
+      line["latency_ns"] = std::move(latencies).value();
+    }
+    std::cout << line << std::endl;
   } else {
     std::cout << port << ": " << total->frames << " frames, " << total->bytes << " bytes in "
               << elapsed.count() << " s" << std::endl;
@@ -56,9 +85,13 @@ Result<void> report(int map, const std::string& port, Clock::time_point start, b
 Result<void> sink(const SinkOptions& options) {
   auto port = find_port(options.port);
   if (!port) return port.error();
-  Skeleton<sink_bpf, sink_bpf::destroy> bpf(sink_bpf::open_and_load());
-  if (!bpf) return system_error("load the sink's program", errno);
-  const int map = bpf_map__fd(bpf->maps.counters);
+  if (options.latency && !options.json)
+    return Error{"--latency is printed as JSON only: add --json", ErrorKind::usage};
+  Skeleton<sink_bpf, sink_bpf::destroy> bpf(sink_bpf::open());
+  if (!bpf) return system_error("open the sink's program", errno);
+  bpf->rodata->latency = options.latency;
+  if (const int error = sink_bpf::load(bpf.get()); error < 0)
+    return system_error("load the sink's program", -error);
 
   const StopSignals stop;
   const auto start = Clock::now();
@@ -67,11 +100,11 @@ Result<void> sink(const SinkOptions& options) {
     if (!link) return link.error();
     std::cerr << "ready" << std::endl;
     stop.wait(options.seconds, [&] {
-      if (auto done = report(map, port->name, start, options.json); !done)
+      if (auto done = report(*bpf, port->name, start, options); !done)
         std::cerr << "vtap-gen: " << done.error().message << std::endl;
     });
   }
-  return report(map, port->name, start, options.json);
+  return report(*bpf, port->name, start, options);
 }
 
 }  // namespace vtap::gen

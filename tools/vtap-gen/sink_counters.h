@@ -10,4 +10,15 @@ struct sink_counters {
   __u64 bytes; /* from the destination MAC, no FCS */
 };
 
+/*
+ * The histogram of latencies: a bucket for each of the first 64 ns, then 64 for each power of two,
+ * so that a bucket is at most 1/64 of its value wide. The last one takes all from 34 s on.
+ */
+enum {
+  SINK_STAMP_OFFSET = 42, /* behind Ethernet, IPv4 and UDP */
+  SINK_STEPS_SHIFT = 6,
+  SINK_STEPS = 1 << SINK_STEPS_SHIFT,
+  SINK_BUCKETS = 30 * SINK_STEPS,
+};
+
 #endif

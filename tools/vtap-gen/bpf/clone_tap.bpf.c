@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * The minimal TC tap, as published: a packet is cloned to the monitor when its source or
- * destination IPv4 address is in a hash map, and passes on between the two ports in any case.
+ * The minimal TC tap, as published: a packet is cloned to the monitors when its source or
+ * destination IPv4 address is in a hash map, and passes on in any case: between the two ports, or
+ * to the stack of the host.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -11,9 +12,12 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "../clone_tap.h"
+
 const volatile __u32 ifindex_a = 0;
-const volatile __u32 ifindex_b = 0;
-const volatile __u32 ifindex_monitor = 0;
+const volatile __u32 ifindex_b = 0; /* 0: one port, of a host */
+const volatile __u32 ifindex_monitors[CLONE_TAP_MONITORS] = {};
+const volatile __u32 monitors = 0;   /* in use */
 const volatile __u32 everything = 0; /* no map: every packet is cloned */
 
 struct {
@@ -23,6 +27,13 @@ struct {
   __type(value, __u32);
 } hosts SEC(".maps");
 
+static __always_inline void copy(struct __sk_buff* skb) {
+#pragma unroll
+  for (__u32 i = 0; i < CLONE_TAP_MONITORS; i++) {
+    if (i < monitors) bpf_clone_redirect(skb, ifindex_monitors[i], 0);
+  }
+}
+
 static __always_inline int tap(struct __sk_buff* skb, __u32 out) {
   void* data = (void*)(long)skb->data;
   void* end = (void*)(long)skb->data_end;
@@ -30,14 +41,14 @@ static __always_inline int tap(struct __sk_buff* skb, __u32 out) {
   struct iphdr* ip = (struct iphdr*)(eth + 1);
 
   if (everything) {
-    bpf_clone_redirect(skb, ifindex_monitor, 0);
+    copy(skb);
   } else if ((void*)(ip + 1) <= end && eth->h_proto == bpf_htons(ETH_P_IP)) {
     __be32 source = ip->saddr;
     __be32 destination = ip->daddr;
     if (bpf_map_lookup_elem(&hosts, &source) || bpf_map_lookup_elem(&hosts, &destination))
-      bpf_clone_redirect(skb, ifindex_monitor, 0);
+      copy(skb);
   }
-  return (int)bpf_redirect(out, 0);
+  return ifindex_b ? (int)bpf_redirect(out, 0) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")

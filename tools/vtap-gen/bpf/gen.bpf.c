@@ -91,6 +91,11 @@ int generate(struct xdp_md* ctx) {
 
   __u32 flow = run->flow;
   if (flow) set_flow(data, flow);
+  if (config.off_stamp) {
+    if (data + config.off_stamp + 8 > end) return XDP_ABORTED;
+    *(__u16*)(data + config.off_l4_csum) = 0;
+    *(__u64*)(data + config.off_stamp) = bpf_ktime_get_ns();
+  }
   run->flow = flow + 1 < config.flows ? flow + 1 : 0;
 
   if (!config.spacing && run->frames % GEN_STAMP_EVERY == 0) {
