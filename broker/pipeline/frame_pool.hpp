@@ -4,7 +4,8 @@
 #include <bit>
 #include <cassert>
 #include <cstdint>
-#include <vector>
+
+#include "plan/line_vector.hpp"
 
 namespace vtap::pipeline {
 
@@ -83,8 +84,9 @@ class FramePool {
   }
 
   std::uint32_t first_;
-  std::vector<std::uint8_t> references_;  ///< at most one per monitor, output and reader: < 256
-  std::vector<std::uint32_t> free_;
+  plan::LineVector<std::uint8_t>
+      references_;  ///< at most one per monitor, output and reader: < 256
+  plan::LineVector<std::uint32_t> free_;
 };
 
 }  // namespace vtap::pipeline

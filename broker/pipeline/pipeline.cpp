@@ -278,9 +278,10 @@ void Pipeline::fetch(std::uint32_t policy) const noexcept {
 void Pipeline::parse(Burst& burst) const noexcept {
   if (!plan_.reads_keys()) return;
   for (std::uint32_t i = 0; i < burst.size; ++i) {
-    // Another CPU wrote them. Two lines hold the headers of most.
-    __builtin_prefetch(umem_.at(burst.address[i]));
-    __builtin_prefetch(umem_.at(burst.address[i]) + kCacheLine);
+    // Another CPU wrote them. Two lines hold the headers of most, where there are two.
+    const std::uint8_t* const frame = umem_.at(burst.address[i]);
+    __builtin_prefetch(frame);
+    __builtin_prefetch(frame + std::min<std::size_t>(burst.length[i] - 1, kCacheLine));
   }
   FrameSet odd = 0;
   for (std::uint32_t i = 0; i < burst.size; ++i) {

@@ -15,6 +15,7 @@
 #include "pipeline/once.hpp"
 #include "pipeline/sample.hpp"
 #include "plan/classifier.hpp"
+#include "plan/line_vector.hpp"
 #include "plan/plan.hpp"
 
 namespace vtap::pipeline {
@@ -92,8 +93,10 @@ struct MonitorCounters {
 };
 
 /// The stages between a source and the monitors, for one worker: parse, classify, meter, edit, fan
-/// out. Knows nothing of sockets; the sinks are given. Allocates here and never again.
-class Pipeline {
+/// out. Knows nothing of sockets; the sinks are given. Allocates here and never again. What it
+/// writes for a frame is on cache lines of its own, but for the state of samplers, meters and
+/// flows, which workers share by design.
+class alignas(64) Pipeline {
  public:
   /// `monitors`: by index of the config's monitors; they and `pool` outlive the pipeline.
   Pipeline(const SharedPlan& plan, UmemView umem, FramePool& pool, std::span<Sink* const> monitors);
@@ -174,18 +177,18 @@ class Pipeline {
   UmemView umem_;
   FramePool& pool_;
   std::vector<Sink*> monitors_;
-  std::vector<std::uint64_t> steps_;    ///< top bits of policies that do more than send
-  bool at_once_ = false;                ///< bursts may go the short way
-  std::vector<Lane> lanes_;             ///< by policy
-  std::vector<std::uint32_t> order_;    ///< policies with frames, in file order
-  std::vector<std::uint64_t> touched_;  ///< bits of policies with frames; zero between bursts
+  std::vector<std::uint64_t> steps_;         ///< top bits of policies that do more than send
+  bool at_once_ = false;                     ///< bursts may go the short way
+  plan::LineVector<Lane> lanes_;             ///< by policy
+  plan::LineVector<std::uint32_t> order_;    ///< policies with frames, in file order
+  plan::LineVector<std::uint64_t> touched_;  ///< bits of policies with frames; zero between bursts
   plan::Classifier::Scratch found_;
-  std::array<std::uint32_t, Burst::kCapacity> taps_{};  ///< by frame
-  std::vector<Outgoing> outgoing_;                      ///< by monitor
-  std::uint64_t outgoing_monitors_ = 0;                 ///< bits of monitors with frames
-  std::vector<PolicyMonitorCounters> pair_counters_;    ///< by target
+  std::array<std::uint32_t, Burst::kCapacity> taps_{};     ///< by frame
+  std::vector<Outgoing> outgoing_;                         ///< by monitor
+  std::uint64_t outgoing_monitors_ = 0;                    ///< bits of monitors with frames
+  plan::LineVector<PolicyMonitorCounters> pair_counters_;  ///< by target
   std::vector<PolicyCounters> policy_counters_;
-  std::vector<MonitorCounters> monitor_counters_;
+  plan::LineVector<MonitorCounters> monitor_counters_;
 };
 
 }  // namespace vtap::pipeline

@@ -46,6 +46,14 @@ constexpr std::uint32_t kTypeMask = 0x00ffffff, kType = 0x00450008;
 /// Bytes 20 and 21: offset and MF.
 constexpr std::uint16_t kFragmentMask = 0xff3f;
 
+/// By protocol: 1: it has ports; 2: it has TCP's flags.
+constexpr std::array<std::uint8_t, 256> kLayer4 = [] {
+  std::array<std::uint8_t, 256> has{};
+  has[VTAP_PROTO_TCP] = 3;
+  has[VTAP_PROTO_UDP] = has[VTAP_PROTO_SCTP] = 1;
+  return has;
+}();
+
 }  // namespace usual
 
 inline bool parse_usual(const std::uint8_t* frame, std::uint32_t length, vtap_key& key) noexcept {
@@ -56,26 +64,30 @@ inline bool parse_usual(const std::uint8_t* frame, std::uint32_t length, vtap_ke
   const std::uint8_t* const l4 = ip + VTAP_IPV4_HLEN;
 
   const std::uint64_t proto = ip[9];
-  const bool is_tcp = proto == VTAP_PROTO_TCP;
-  const bool has_ports = is_tcp | (proto == VTAP_PROTO_UDP) | (proto == VTAP_PROTO_SCTP);
-  const std::uint32_t ports = std::rotl(__builtin_bswap32(load<std::uint32_t>(l4)), 16);
-  const std::uint64_t both = std::uint64_t{ports & 0xffff} | std::uint64_t{ports >> 16} << 32;
+  const std::uint64_t layer4 = usual::kLayer4[proto];
+  const std::uint64_t has_ports = 0 - (layer4 & 1);  // all bits or none
+  const std::uint64_t has_flags = 0 - (layer4 >> 1);
+  const std::uint32_t pair = __builtin_bswap32(load<std::uint32_t>(l4));
+  const std::uint64_t ports = std::uint64_t{pair >> 16} | std::uint64_t{pair & 0xffff} << 32;
   constexpr std::uint64_t kNoPorts = std::uint64_t{VTAP_NO_PORT} << 32 | VTAP_NO_PORT;
-  const std::uint64_t flags = is_tcp ? l4[VTAP_TCP_FLAGS_AT] : std::uint64_t{VTAP_NO_TCP_FLAGS};
+  const std::uint64_t flags =
+      (l4[VTAP_TCP_FLAGS_AT] & has_flags) | (std::uint64_t{VTAP_NO_TCP_FLAGS} & ~has_flags);
 
-  const std::array<std::uint64_t, 10> words{
-      load<std::uint32_t>(ip + 12),
-      0,
-      load<std::uint32_t>(ip + 16),
-      0,
-      load<std::uint64_t>(frame + 6) & usual::kMacMask,
-      load<std::uint64_t>(frame) & usual::kMacMask,
-      has_ports ? both : kNoPorts,
-      std::uint64_t{VTAP_TYPE_IPV4} | std::uint64_t{length} << 32,
-      std::uint64_t{VTAP_NO_VLAN} | std::uint64_t{VTAP_NO_VLAN} << 16 | proto << 32 | flags << 48,
-      std::uint64_t{ip[1]} >> 2 | std::uint64_t{VTAP_L3_IPV4} << 16 | std::uint64_t{1} << 24,
+  // Word by word: wider stores would wait for the words to be put together in memory.
+  const auto store = [&key](std::size_t at, std::uint64_t word) {
+    std::memcpy(reinterpret_cast<std::uint8_t*>(&key) + at * sizeof(word), &word, sizeof(word));
   };
-  std::memcpy(&key, words.data(), sizeof(key));
+  store(0, load<std::uint32_t>(ip + 12));
+  store(1, 0);
+  store(2, load<std::uint32_t>(ip + 16));
+  store(3, 0);
+  store(4, load<std::uint64_t>(frame + 6) & usual::kMacMask);
+  store(5, load<std::uint64_t>(frame) & usual::kMacMask);
+  store(6, (ports & has_ports) | (kNoPorts & ~has_ports));
+  store(7, std::uint64_t{VTAP_TYPE_IPV4} | std::uint64_t{length} << 32);
+  store(8, std::uint64_t{VTAP_NO_VLAN} | std::uint64_t{VTAP_NO_VLAN} << 16 | proto << 32 |
+               flags << 48);
+  store(9, std::uint64_t{ip[1]} >> 2 | std::uint64_t{VTAP_L3_IPV4} << 16 | std::uint64_t{1} << 24);
   const std::uint32_t type = (load<std::uint32_t>(frame + 12) & usual::kTypeMask) ^ usual::kType;
   const std::uint32_t fragment = load<std::uint16_t>(ip + 6) & usual::kFragmentMask;
   return (type | fragment) == 0;

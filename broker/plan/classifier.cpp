@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan/classifier.hpp"
 
+#include <vtap/parse.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -224,14 +226,13 @@ std::uint32_t Classifier::class_of_host4(const std::uint8_t* address) const noex
 void Classifier::walk_trie(Keys keys, int end, Numbers& number) const noexcept {
   const std::uint32_t* const root = tables_.trie4.front().entry;
   const std::size_t offset = end == VTAP_AS_SRC ? offsetof(vtap_key, src) : offsetof(vtap_key, dst);
-  const auto byte_of = [&](std::size_t i, std::size_t at) {
-    return reinterpret_cast<const std::uint8_t*>(&keys[i])[offset + at];
+  const auto address = [&](std::size_t i) {
+    return vtap_be32(reinterpret_cast<const std::uint8_t*>(&keys[i]) + offset);
   };
-  for (std::size_t i = 0; i < keys.size(); ++i)
-    number[i] = root[std::size_t{byte_of(i, 0)} << 8 | byte_of(i, 1)];
+  for (std::size_t i = 0; i < keys.size(); ++i) number[i] = root[address(i) >> 16];
   if (tables_.trie4_blocks.empty()) return;
   const std::uint32_t* const blocks = tables_.trie4_blocks.front().entry;
-  const auto step = [&](std::uint32_t entry, std::uint8_t bits) {
+  const auto step = [&](std::uint32_t entry, std::uint32_t bits) {
     constexpr unsigned kFlag = std::countr_zero(std::uint32_t{VTAP_TRIE4_BLOCK});
     const std::uint32_t goes_on = 0U - (entry >> kFlag & 1);  // all bits or none
     const std::size_t block = entry & goes_on & ~std::uint32_t{VTAP_TRIE4_BLOCK};
@@ -239,7 +240,7 @@ void Classifier::walk_trie(Keys keys, int end, Numbers& number) const noexcept {
     return (next & goes_on) | (entry & ~goes_on);
   };
   for (std::size_t i = 0; i < keys.size(); ++i)
-    number[i] = step(step(number[i], byte_of(i, 2)), byte_of(i, 3));
+    number[i] = step(step(number[i], address(i) >> 8 & 0xff), address(i) & 0xff);
 }
 
 void Classifier::classify_ipv4(Keys keys, int end, Numbers& number) const noexcept {

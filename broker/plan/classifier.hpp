@@ -10,6 +10,7 @@
 
 #include "plan/hash_table.hpp"
 #include "plan/hit.hpp"
+#include "plan/line_vector.hpp"
 #include "plan/plan.hpp"
 #include "plan/prefix_trie.hpp"
 #include "plan/verdict_cache.hpp"
@@ -41,7 +42,7 @@ class Classifier {
   /// What one thread needs room for; made once, with all the room that a burst can need. What was
   /// found for frames of late is in it as well, unless the plan is so small that finding it anew
   /// costs no more.
-  class Scratch {
+  class alignas(64) Scratch {
    public:
     /// `cached`: frames, see VerdictCache; 0: none.
     explicit Scratch(const Classifier& classifier, std::uint32_t cached = VerdictCache::kEntries);
@@ -68,8 +69,8 @@ class Classifier {
     std::array<std::array<const std::uint64_t*, kBurst>, VTAP_MAX_EITHER> either_{};
     std::uint32_t count_ = 0;         ///< of all_: ANDed, the tap's among them
     std::uint32_t either_count_ = 0;  ///< pairs: ORed, then ANDed
-    std::vector<Visit> visits_;       ///< words in which every vector of a frame has a bit
-    std::vector<Hit> hits_;
+    LineVector<Visit> visits_;        ///< words in which every vector of a frame has a bit
+    LineVector<Hit> hits_;
     FlatHits flat_hits_;
     std::optional<VerdictCache> cache_;
     std::uint32_t asked_ = 0, known_ = 0;        ///< frames: of the cache, and it knew

@@ -117,7 +117,7 @@ std::uint32_t VerdictCache::ways_with(std::uint8_t tag, std::uint32_t set) const
 
 std::uint64_t VerdictCache::look_up(std::span<const vtap_key> keys,
                                     std::span<const std::uint32_t> taps,
-                                    std::vector<Hit>& hits) noexcept {
+                                    LineVector<Hit>& hits) noexcept {
   const auto frames = static_cast<std::uint32_t>(keys.size());
   for (std::uint32_t i = 0; i < frames; ++i) {
     want(i, keys[i], taps[i]);

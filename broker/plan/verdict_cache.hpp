@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "plan/hit.hpp"
+#include "plan/line_vector.hpp"
 
 namespace vtap::plan {
 
@@ -36,7 +36,7 @@ class VerdictCache {
   /// Appends the hits of the frames that are known. Returns the set of those that are not, for
   /// which store() may be called until the next look-up. At most kBurst frames.
   std::uint64_t look_up(std::span<const vtap_key> keys, std::span<const std::uint32_t> taps,
-                        std::vector<Hit>& hits) noexcept;
+                        LineVector<Hit>& hits) noexcept;
 
   /// Keeps what was found for a frame of the last look-up: all its hits.
   void store(std::uint32_t frame, std::span<const Hit> hits) noexcept;
@@ -79,7 +79,7 @@ class VerdictCache {
   std::array<std::uint32_t, VTAP_KEY_WORDS> word_{};
   std::array<std::uint64_t, VTAP_KEY_WORDS> mask_{};    ///< by word of those
   std::array<std::uint64_t, VTAP_KEY_WORDS> secret_{};  ///< what keys are hashed with
-  std::vector<Tags> sets_;
+  LineVector<Tags> sets_;
   std::unique_ptr<std::byte, Free> entries_;
   std::uint64_t chance_;                                                  ///< state of a generator
   std::array<std::array<std::uint64_t, VTAP_KEY_WORDS>, kBurst> keys_{};  ///< of the burst at hand

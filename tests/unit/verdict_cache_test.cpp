@@ -38,7 +38,7 @@ class Subject {
   std::map<std::uint32_t, std::vector<std::uint32_t>> ask(const std::vector<vtap_key>& keys,
                                                           const std::vector<std::uint32_t>& taps,
                                                           Make&& make) {
-    std::vector<Hit> hits;
+    plan::LineVector<Hit> hits;
     const std::uint64_t unknown = cache_.look_up(keys, taps, hits);
     std::map<std::uint32_t, std::vector<std::uint32_t>> known;
     for (std::uint32_t i = 0; i < keys.size(); ++i) {
@@ -66,10 +66,10 @@ class Subject {
 };
 
 /// Hits of the seg_top bits with these numbers, as a classifier gives them: a word each.
-std::vector<Hit> hits_of(const std::vector<std::uint32_t>& numbers) {
+plan::LineVector<Hit> hits_of(const std::vector<std::uint32_t>& numbers) {
   std::map<std::uint32_t, std::uint64_t> words;
   for (const std::uint32_t number : numbers) words[number / 64] |= std::uint64_t{1} << number % 64;
-  std::vector<Hit> hits;
+  plan::LineVector<Hit> hits;
   for (const auto& [word, bits] : words) hits.push_back({0, word, bits});
   return hits;
 }
