@@ -255,9 +255,8 @@ TEST(FanOut, SetsAreAllUnions) {
   add({1});
   add({3});
   config.taps[0].ports = {"a"};
-  const auto fan = plan::fan_out(config, std::vector<Placement>(4, Placement::kernel), {true});
-  ASSERT_TRUE(succeeded(fan));
-  std::vector<std::uint64_t> sets = fan->sets[0];
+  std::vector<std::uint64_t> sets =
+      require(plan::fan_out(config, std::vector<Placement>(4, Placement::kernel), {true})).sets[0];
   EXPECT_EQ(sets.front(), 2U);
   std::ranges::sort(sets);
   EXPECT_EQ(sets, (std::vector<std::uint64_t>{2, 5, 7, 8, 10, 13, 15}));
