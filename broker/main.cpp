@@ -155,7 +155,9 @@ Result<UniqueFd> open_signals() {
 Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
   constexpr int kTickMs = 1000;
   const UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
-  for (const int fd : {signals.get(), broker.links_fd()}) {
+  const auto [links, features] = broker.links_fds();
+  for (const int fd : {signals.get(), links, features}) {
+    if (fd < 0) continue;
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = fd;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -33,10 +34,12 @@ class Engine {
                                                host::StateDir state);
   ~Engine();
 
-  /// Readable when follow_links() has work.
-  [[nodiscard]] int links_fd() const noexcept { return watch_.fd(); }
-  /// Follows ports that come and go. Call when links_fd() is readable, and once a second, which
-  /// repeats what failed.
+  /// Readable when follow_links() has work; -1: there is none.
+  [[nodiscard]] std::array<int, 2> links_fds() const noexcept {
+    return {watch_.fd(), watch_.features_fd()};
+  }
+  /// Follows ports that come and go. Call when one of links_fds() is readable, and once a second,
+  /// which repeats what failed.
   void follow_links();
   /// All tap and monitor ports carry.
   [[nodiscard]] bool ready() const;

@@ -329,12 +329,14 @@ std::string rate_text(config::Rate rate) {
 std::string loop_warnings(const config::Config& config, const Resolved& resolved) {
   std::vector<std::string> outside;
   std::vector<std::string> at_xdp;
+  std::vector<std::string> broadcast;
   for (const auto& monitor : resolved.monitors) {
     if (!monitor.link.far_end_here) outside.push_back(monitor.link.name);
   }
   for (std::size_t i = 0; i < resolved.taps.size(); ++i) {
     const ResolvedTap& how = resolved.taps[i];
     if (how.ingress && how.hook == host::Hook::xdp) at_xdp.push_back(config.taps[i].name);
+    if (!resolved.fan.sets[i].empty()) broadcast.push_back(config.taps[i].name);
   }
   std::string text;
   if (!outside.empty()) {
@@ -345,6 +347,10 @@ std::string loop_warnings(const config::Config& config, const Resolved& resolved
   if (!at_xdp.empty() && outside.size() < resolved.monitors.size()) {
     text += "warning: marks are not seen at xdp (tap " + join(at_xdp) +
             "); no monitor port may lead back to its ports\n";
+  }
+  if (!broadcast.empty() && at_xdp.size() < resolved.taps.size()) {
+    text += "warning: copies that the kernel sends at xdp (tap " + join(broadcast) +
+            ") bear no mark; no monitor port may lead back to a tapped port\n";
   }
   return text;
 }

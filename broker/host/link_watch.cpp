@@ -2,7 +2,6 @@
 #include "host/link_watch.hpp"
 
 #include <linux/if.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -68,16 +67,7 @@ Result<LinkWatch> LinkWatch::open() {
   if (!socket) return socket.error();
   UniqueFd links = std::move(*socket).take_fd();
   UniqueFd features = watch_features();
-  UniqueFd both(::epoll_create1(EPOLL_CLOEXEC));
-  if (!both) return failure("cannot watch network devices", errno);
-  for (const UniqueFd* fd : {&links, &features}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    if (*fd && ::epoll_ctl(both.get(), EPOLL_CTL_ADD, fd->get(), &event) != 0) {
-      return failure("cannot watch network devices", errno);
-    }
-  }
-  return LinkWatch(std::move(links), std::move(features), std::move(both));
+  return LinkWatch(std::move(links), std::move(features));
 }
 
 Result<LinkNews> LinkWatch::drain() {

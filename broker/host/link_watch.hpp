@@ -31,21 +31,22 @@ class LinkWatch {
  public:
   static Result<LinkWatch> open();
 
-  /// For epoll: readable when there is news.
-  [[nodiscard]] int fd() const noexcept { return both_.get(); }
+  /// For epoll: readable when there is news of links, and of features.
+  [[nodiscard]] int fd() const noexcept { return links_.get(); }
+  /// -1: this kernel has no news of features.
+  [[nodiscard]] int features_fd() const noexcept { return features_.get(); }
 
   /// Takes all news there is; never waits.
   Result<LinkNews> drain();
 
  private:
-  LinkWatch(UniqueFd links, UniqueFd features, UniqueFd both) noexcept
-      : links_(std::move(links)), features_(std::move(features)), both_(std::move(both)) {}
+  LinkWatch(UniqueFd links, UniqueFd features) noexcept
+      : links_(std::move(links)), features_(std::move(features)) {}
   Result<void> drain_links(LinkNews& news) const;
   Result<void> drain_features(LinkNews& news) const;
 
   UniqueFd links_;     ///< rtnetlink
   UniqueFd features_;  ///< the netdev family's; none before kernel 6.3
-  UniqueFd both_;      ///< an epoll of them
 };
 
 }  // namespace vtap::host

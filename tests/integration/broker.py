@@ -29,6 +29,11 @@ CAPTURES: dict[str, dict[str, str]] = {
     "redirect": {"capture": "redirect"},
 }
 TEES = ("tc", "xdp")
+# Keys of a tap, and of all policies: each capture, and the kernel alone.
+PLACEMENTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    **{name: (capture, {}) for name, capture in CAPTURES.items()},
+    "kernel": (CAPTURES["xdp"], {"offload": "require"}),
+}
 # One that ends fails the test at once; ten thousand policies take a minute on an emulated machine.
 READY_S = 120
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import packets
-from broker import (CAPTURES, Broker, by_name, config, delta, inline, monitors, policy,
+from broker import (CAPTURES, PLACEMENTS, Broker, by_name, config, delta, inline, monitors, policy,
                     simple_config, tap_ports)
 from lab import Lab, carry
 from traffic import read_stamp, stamped
@@ -65,11 +65,13 @@ def test_schema_checker_finds_faults() -> None:
     assert schema_errors([{"a": int}], [{"a": 1}, {}])
 
 
-@pytest.mark.parametrize("capture", CAPTURES)
-def test_schema(capture: str) -> None:
-    with Lab(monitors=2, napi_ends=capture != "tc") as lab:
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_schema(placement: str) -> None:
+    tap, keys = PLACEMENTS[placement]
+    kernel = placement == "kernel"
+    with Lab(monitors=2, napi_ends=placement != "tc", napi_monitors=kernel) as lab:
         lab.open_wires()
-        with Broker(lab, simple_config(CAPTURES[capture], monitor_count=2)) as running:
+        with Broker(lab, simple_config(tap, monitor_count=2, **keys)) as running:
             for traffic in (False, True):
                 if traffic:
                     carry([packets.sized(60, n) for n in range(100)], lab.left, lab.right,
@@ -81,9 +83,10 @@ def test_schema(capture: str) -> None:
                 assert [port["name"] for port in stats["taps"][0]["ports"]] == ["t0", "t1"]
                 assert {item["name"] for item in stats["monitors"]} == {"mon0", "mon1"}
                 assert {item["state"] for item in stats["monitors"]} == {"up"}
-                assert stats["policies"][0]["placement"] == "broker"
+                assert stats["policies"][0]["placement"] == ("kernel" if kernel else "broker")
                 assert all(0 <= worker["idle_ratio"] <= 1 for worker in stats["workers"])
-            assert sum(worker["frames"] for worker in stats["workers"]) > 0
+            taken = sum(worker["frames"] for worker in stats["workers"])
+            assert taken == 0 if kernel else taken > 0
             later = running.stats()
             assert later["uptime_s"] > stats["uptime_s"] > 0
 
@@ -162,12 +165,13 @@ def test_idle_costs_nothing(capture: str) -> None:
             assert share < 0.01, f"{100 * share:.2f}% of a core while idle"
 
 
-@pytest.mark.parametrize("capture", CAPTURES)
-def test_single_frame_after_idle_is_quick(capture: str) -> None:
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_single_frame_after_idle_is_quick(placement: str) -> None:
     """From sending until the kernel delivers the copy at the monitor's far end."""
-    with Lab(napi_ends=capture != "tc") as lab:
+    tap, keys = PLACEMENTS[placement]
+    with Lab(napi_ends=placement != "tc", napi_monitors=placement == "kernel") as lab:
         lab.open_wires()
-        with Broker(lab, simple_config(CAPTURES[capture])) as running:
+        with Broker(lab, simple_config(tap, **keys)) as running:
             time.sleep(0.5)
             sent = []
             for number in range(50):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import packets
-from broker import (CAPTURES, Broker, by_name, config, delta, inline, monitors, policy, policy_to,
+from broker import (PLACEMENTS, Broker, by_name, config, delta, inline, monitors, policy, policy_to,
                     simple_config, tap_ports)
 from lab import Lab, assert_frames, carry, eventually
 from packets import DOT1AD, DOT1Q, ether, ip_frame
@@ -185,13 +185,14 @@ class Probes:
         return counts
 
 
-@pytest.fixture(scope="module", params=CAPTURES)
+@pytest.fixture(scope="module", params=PLACEMENTS)
 def probes(request: pytest.FixtureRequest) -> Iterator[Probes]:
-    with Lab(napi_ends=request.param != "tc") as lab:
+    tap, keys = PLACEMENTS[request.param]
+    with Lab(napi_ends=request.param != "tc", napi_monitors=request.param == "kernel") as lab:
         lab.open_wires()
-        text = config([inline(**CAPTURES[request.param])], monitors(1),
-                      [*(policy(_key(name), match=[match]) for name, match in MATCHES.items()),
-                       policy("every-frame")])
+        text = config([inline(**tap)], monitors(1), [
+            *(policy(_key(name), match=[match], **keys) for name, match in MATCHES.items()),
+            policy("every-frame", **keys)])
         with Broker(lab, text) as running:
             yield Probes(lab, running)
 
@@ -217,9 +218,22 @@ def test_table_is_not_vacuous() -> None:
 
 @pytest.fixture(scope="module")
 def lab4() -> Iterator[Lab]:
-    with Lab(monitors=4, pairs=2) as lab:
+    """For both hooks: complete frames, and ends that poll."""
+    with Lab(monitors=4, pairs=2, napi_ends=True, napi_monitors=True) as lab:
         lab.open_wires()
         yield lab
+
+
+@pytest.fixture(params=["broker", "kernel"])
+def placed(request: pytest.FixtureRequest):
+    """Config text whose policies all go there: by the broker at TC, by the kernel at XDP."""
+    def made(taps: list[dict], to: list[dict], policies: list[dict]) -> str:
+        if request.param == "kernel":
+            tap, keys = PLACEMENTS["kernel"]
+            taps = [{**item, **tap} for item in taps]
+            policies = [{**item, **keys} for item in policies]
+        return config(taps, to, policies)
+    return made
 
 
 @pytest.fixture
@@ -228,9 +242,10 @@ def lab(lab4: Lab) -> Lab:
     return lab4
 
 
-def test_match_is_any_of_and_except_takes_out(lab: Lab) -> None:
-    text = simple_config(match=[{"proto": "tcp", "dst_port": 80}, {"host": "10.0.0.9"}],
-                         **{"except": [{"dscp": 46}, {"proto": "udp", "port": 53}]})
+def test_match_is_any_of_and_except_takes_out(lab: Lab, placed) -> None:
+    text = placed([inline()], monitors(1), [policy(
+        match=[{"proto": "tcp", "dst_port": 80}, {"host": "10.0.0.9"}],
+        **{"except": [{"dscp": 46}, {"proto": "udp", "port": 53}]})])
     frames = [ip_frame("tcp", dport=80), ip_frame("tcp", dport=80, dscp=46),
               ip_frame(dst="10.0.0.9"), ip_frame(dst="10.0.0.9", dport=53), ip_frame(),
               ip_frame("tcp", dport=80, dst="10.0.0.9")]
@@ -240,16 +255,17 @@ def test_match_is_any_of_and_except_takes_out(lab: Lab) -> None:
         assert by_name(running.settled(), "policies")["all"]["matched_frames"] == 3
 
 
-def test_except_alone_takes_from_everything(lab: Lab) -> None:
+def test_except_alone_takes_from_everything(lab: Lab, placed) -> None:
     frames = list(packets.odd_frames().values())
     wanted = [frame for frame in frames if frame[12:14] != b"\x08\x06"]
-    with Broker(lab, simple_config(**{"except": [{"ethertype": 0x0806}]})):
+    with Broker(lab, placed([inline()], monitors(1), [
+            policy(**{"except": [{"ethertype": 0x0806}]})])):
         carry(frames, lab.left, lab.right, [lab.monitor(0)], copies=wanted)
 
 
-def test_already_sent(lab: Lab) -> None:
+def test_already_sent(lab: Lab, placed) -> None:
     """All policies apply, but a monitor gets a packet once, by the first that sends it."""
-    text = config([inline()], monitors(3), [
+    text = placed([inline()], monitors(3), [
         policy("web", ["mon0", "mon1"], match=[{"port": 80}]),
         policy("tcp", ["mon1", "mon2"], match=[{"proto": "tcp"}]),
         policy("all", ["mon0", "mon2"])])
@@ -268,9 +284,9 @@ def test_already_sent(lab: Lab) -> None:
                        ("all", "mon0"): (20, 10), ("all", "mon2"): (10, 20)}
 
 
-def test_slice(lab: Lab) -> None:
+def test_slice(lab: Lab, placed) -> None:
     """The copy keeps the first bytes; another policy's copy of the same packet keeps all."""
-    text = config([inline()], monitors(3), [
+    text = placed([inline()], monitors(3), [
         policy("short", ["mon0"], slice=64), policy("shorter", ["mon1"], slice=20),
         policy("whole", ["mon2", "mon0"])])
     frames = [packets.sized(length, length) for length in (14, 20, 21, 63, 64, 65, 500, 1514)]
@@ -284,9 +300,9 @@ def test_slice(lab: Lab) -> None:
             assert counters[f"mon{number}"]["tx_bytes"] == sum(min(len(f), size) for f in frames)
 
 
-def test_one_in_is_exact(lab: Lab) -> None:
+def test_one_in_is_exact(lab: Lab, placed) -> None:
     """The first, and then each Nth of those that match."""
-    text = config([inline()], monitors(3), [
+    text = placed([inline()], monitors(3), [
         policy("tenth", ["mon0"], sample={"one_in": 10}, match=[{"proto": "udp"}]),
         policy("third", ["mon1"], sample={"one_in": 3}, match=[{"proto": "udp"}]),
         policy("each", ["mon2"], sample={"one_in": 1}, match=[{"proto": "udp"}])])
@@ -349,8 +365,8 @@ def test_all_and_no_flows(lab: Lab) -> None:
         carry(frames, lab.left, lab.right, [lab.monitor(0)])
 
 
-def test_many_taps_to_one_monitor(lab: Lab) -> None:
-    text = config([inline("one"), inline("two", ("t2", "t3"))], monitors(1), [policy()])
+def test_many_taps_to_one_monitor(lab: Lab, placed) -> None:
+    text = placed([inline("one"), inline("two", ("t2", "t3"))], monitors(1), [policy()])
     ways = [(lab.left, lab.right), (lab.right, lab.left), (lab.left_of(1), lab.right_of(1)),
             (lab.right_of(1), lab.left_of(1))]
     with Broker(lab, text) as running:
@@ -380,12 +396,12 @@ def bucket_lets_pass(times: list[float], cost: float, rate: float, bucket: float
     return passed
 
 
-def test_meter_holds_its_rate(lab: Lab) -> None:
+def test_meter_holds_its_rate(lab: Lab, placed) -> None:
     """Twice the rate is offered for ten seconds: the bucket, and then the rate within 2%. What is
     due goes by when the frames were sent: while the machine stops the sender, a full bucket
     overflows."""
     bits, bucket, per_second = 4_000_000, 50_000, 1000
-    text = config([inline()], monitors(2), [
+    text = placed([inline()], monitors(2), [
         policy("bits", ["mon0"], meter={"rate": "4Mbit/s", "burst": "50KB"}),
         policy("packets", ["mon1"], meter={"rate": "1kpps", "burst": 100})])
     size, rate, seconds = 500, 2000, 10
@@ -410,9 +426,9 @@ def test_meter_holds_its_rate(lab: Lab) -> None:
             assert dropped == rate * seconds - to["sent_frames"]
 
 
-def test_meter_burst(lab: Lab) -> None:
+def test_meter_burst(lab: Lab, placed) -> None:
     """A full bucket lets a burst through at once."""
-    text = config([inline()], monitors(1), [policy(meter={"rate": "1kbit/s", "burst": "2KB"})])
+    text = placed([inline()], monitors(1), [policy(meter={"rate": "1kbit/s", "burst": "2KB"})])
     frames = [packets.sized(100, n) for n in range(200)]
     with Broker(lab, text):
         carry(frames, lab.left, lab.right, [lab.monitor(0)], copies=frames[:20])

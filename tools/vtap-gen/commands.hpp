@@ -41,6 +41,7 @@ enum class Hook { xdp, tc };
 struct ForwardOptions {
   Hook hook = Hook::xdp;
   std::vector<std::string> ports;
+  std::string monitor;  ///< at XDP: every frame goes there, too; empty: nowhere
 };
 Result<void> forward(const ForwardOptions& options);
 

@@ -24,6 +24,18 @@ Result<void> run(const bpf_program* to_b, const bpf_program* to_a, const Port& a
   return {};
 }
 
+/// Fills a map with ports, in order.
+Result<void> fill(const bpf_map* map, const std::vector<Port>& ports) {
+  std::uint32_t slot = 0;
+  for (const Port& port : ports) {
+    if (const int error = bpf_map_update_elem(bpf_map__fd(map), &slot, &port.ifindex, BPF_ANY);
+        error < 0)
+      return system_error(port.name + " as the output of a redirect", -error);
+    ++slot;
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<void> forward(const ForwardOptions& options) {
@@ -38,16 +50,19 @@ Result<void> forward(const ForwardOptions& options) {
   if (const int error = forward_bpf::load(bpf.get()); error < 0)
     return system_error("load the forwarder's programs", -error);
 
+  if (options.hook == Hook::tc && !options.monitor.empty())
+    return Error{"--monitor: at XDP only; see clone-tap", ErrorKind::usage};
   if (options.hook == Hook::tc) return run<TcIngress>(bpf->progs.tc_to_b, bpf->progs.tc_to_a, a, b);
 
-  const int ports = bpf_map__fd(bpf->maps.ports);
-  std::uint32_t slot = 0;
-  for (const Port& port : {a, b}) {
-    if (const int error = bpf_map_update_elem(ports, &slot, &port.ifindex, BPF_ANY); error < 0)
-      return system_error(port.name + " as the output of a redirect", -error);
-    ++slot;
+  if (options.monitor.empty()) {
+    if (auto done = fill(bpf->maps.ports, {a, b}); !done) return done;
+    return run<XdpLink>(bpf->progs.xdp_to_b, bpf->progs.xdp_to_a, a, b);
   }
-  return run<XdpLink>(bpf->progs.xdp_to_b, bpf->progs.xdp_to_a, a, b);
+  auto monitor = find_port(options.monitor);
+  if (!monitor) return monitor.error();
+  if (auto done = fill(bpf->maps.fan_a, {a, *monitor}); !done) return done;
+  if (auto done = fill(bpf->maps.fan_b, {b, *monitor}); !done) return done;
+  return run<XdpLink>(bpf->progs.xdp_fan_to_b, bpf->progs.xdp_fan_to_a, a, b);
 }
 
 }  // namespace vtap::gen

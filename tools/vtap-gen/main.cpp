@@ -133,6 +133,8 @@ int run(int argc, char** argv) {
       ->required()
       ->transform(CLI::CheckedTransformer(hooks));
   forward_command->add_option("--ports", forward_options.ports, "A,B")->required()->delimiter(',');
+  forward_command->add_option("--monitor", forward_options.monitor,
+                              "at XDP: broadcast to the other port and this one");
 
   CloneTapOptions clone_options;
   clone_options.first_host = parse_address("10.0.0.1").value();

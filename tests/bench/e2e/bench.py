@@ -333,6 +333,12 @@ def forward(hook: str) -> Start:
     return start
 
 
+def fan_bare(lab: Lab, tools: Tools, directory: Path):
+    lab.tx_offloads_off()
+    return in_kernel(lab, tools, directory,
+                     ["forward", "--hook", "xdp", "--ports", "a,b", "--monitor", "m"])
+
+
 def clone_tap(hosts: int) -> Start:
     def start(lab: Lab, tools: Tools, directory: Path):
         return in_kernel(lab, tools, directory,
@@ -424,6 +430,15 @@ CONTESTANTS = [
                broker("tc", in_the_kernel(ONE_POLICY)), copies=True, needs_broker=True),
     Contestant("clone-100", "kernel placement at TC, a hundred policies",
                broker("tc", in_the_kernel(hundred_policies())), copies=True, needs_broker=True),
+    Contestant("fan-bare", "XDP broadcast of every frame to output and monitor, nothing else",
+               fan_bare, copies=True),
+    Contestant("fanout", "kernel placement at XDP, one policy: everything",
+               broker("xdp", in_the_kernel(ONE_POLICY)), copies=True, needs_broker=True),
+    Contestant("fanout-10", "kernel placement at XDP, ten policies",
+               broker("xdp", in_the_kernel(TEN_POLICIES)), copies=True, needs_broker=True),
+    Contestant("fanout-slice", "kernel placement at XDP, one policy: 60 bytes of everything",
+               broker("xdp", in_the_kernel(ONE_POLICY) + "slice = 60\n"), copies=True,
+               needs_broker=True),
     Contestant("tee-egress", "tee at TC egress behind untapped forwarding, one policy: everything",
                egress(ONE_POLICY), copies=True, needs_broker=True),
     Contestant("clone-egress", "kernel placement there, the same policy",
@@ -461,6 +476,10 @@ RATIOS = [
     Ratio("copies", "clone", "clone-bare", 0.95, SIZES),
     Ratio("originals", "clone-100", "clone-bare", 0.85, SIZES),
     Ratio("copies", "clone-100", "clone-bare", 0.85, SIZES),
+    Ratio("originals", "fanout", "fan-bare", None, SIZES),
+    Ratio("originals", "fanout-10", "fan-bare", None, SIZES),
+    Ratio("originals", "fanout-slice", "fan-bare", None, SIZES),
+    Ratio("copies", "fanout", "clone-tap", 2.0),
     Ratio("originals", "tee-egress", "clone-egress", 1.5),
     Ratio("originals", "redirect", "xdp-forward", None),
     Ratio("originals", "clone-tap", "tc-forward", None),

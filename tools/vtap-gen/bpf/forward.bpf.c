@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* The bare forwarder, what a tap is measured against: two ports, nothing but the redirect. */
+/* The bare forwarder, what a tap is measured against: two ports, nothing but the redirect; or but a
+ * broadcast to the other port and a monitor. */
 #include <linux/bpf.h>
 /* These use the types of <linux/bpf.h>. */
 #include <bpf/bpf_helpers.h>
@@ -24,6 +25,26 @@ SEC("xdp")
 int xdp_to_b(struct xdp_md* ctx) {
   (void)ctx;
   return (int)bpf_redirect_map(&ports, 1, XDP_ABORTED);
+}
+
+/* A port and the monitor. */
+struct {
+  __uint(type, BPF_MAP_TYPE_DEVMAP);
+  __uint(max_entries, 2);
+  __type(key, __u32);
+  __type(value, __u32);
+} fan_a SEC(".maps"), fan_b SEC(".maps");
+
+SEC("xdp")
+int xdp_fan_to_a(struct xdp_md* ctx) {
+  (void)ctx;
+  return (int)bpf_redirect_map(&fan_a, 0, BPF_F_BROADCAST);
+}
+
+SEC("xdp")
+int xdp_fan_to_b(struct xdp_md* ctx) {
+  (void)ctx;
+  return (int)bpf_redirect_map(&fan_b, 0, BPF_F_BROADCAST);
 }
 
 SEC("tc")
