@@ -278,6 +278,11 @@ bool has_native_xdp(const Link& link) {
   return std::find(xdp_drivers.begin(), xdp_drivers.end(), link.driver) != xdp_drivers.end();
 }
 
+bool refuses_zero_copy_frames(const Link& input, const Link& output) {
+  return (input.xdp_features.value_or(0) & xdp_act::zero_copy) != 0 &&
+         output.driver == "virtio_net";
+}
+
 Hook natural_hook(const Link& link) {
   const bool is_virtual = !link.kind.empty() || link.loopback || !link.ethernet;
   return !is_virtual && has_native_xdp(link) ? Hook::xdp : Hook::tc;

@@ -71,6 +71,8 @@ class CableLab(Lab):
             # GRO would hold frames back, and others overtake them.
             port.offload("gro", "off")
             port.set(f"mtu {size} up")
+            # The default, fq_codel, lets flows overtake each other.
+            port.ns.run("tc", "qdisc", "replace", "dev", port.name, "root", "pfifo")
 
     def device_of(self, near: str) -> str:
         """The virtio device of a port: what its driver is bound to."""
@@ -92,6 +94,7 @@ class CableLab(Lab):
         for wire in self._wires.values():
             wire.close()
         self._wires.clear()
+        self._free = []
         while self._moved:
             ns, name, home = self._moved.pop()
             ns.ip(f"link set dev {name} down", f"link set dev {name} mtu 1500 netns 1 name {home}")

@@ -156,18 +156,25 @@ def test_inline(capture: str, count: int) -> None:
         assert_copied(stats, teed=2 * size(frames) if capture == "tee" else 0)
 
 
+WANTED = bytes.fromhex("020000000077")
+
+
 def test_unwanted_frames_take_the_plain_path() -> None:
-    """A redirect with zero-copy on both ports: what no policy wants never meets the broker."""
+    """What no policy wants never meets the broker, although its queue is zero-copy and the other
+    port takes no frames from such a queue by XDP."""
     text = config([inline(**CAPTURES["redirect"])], monitors(1),
-                  [policy(match=[{"proto": "tcp"}], offload="never")])
+                  [policy(match=[{"src_mac": WANTED.hex(":")}], offload="never")])
     with CableLab() as lab, running_broker(lab, text) as running:
-        wanted = [packets.ip_frame("tcp", b"%d" % number) for number in range(100)]
-        rest = [packets.ip_frame("udp", b"%d" % number) for number in range(100)]
+        rest = frames_of_all_kinds()
+        wanted = [packets.ether(b"%064d" % number, src=WANTED) for number in range(100)]
         for source, sink in lab.directions():
             carry(rest, source, sink)
             carry(wanted, source, sink, lab.monitors)
         stats = running.settled()
         assert sum(worker["frames"] for worker in stats["workers"]) == 2 * len(wanted)
+        for port in tap_ports(stats).values():
+            assert port["rx_frames"] == port["passed_frames"] == len(rest) + len(wanted)
+            assert port["copied_frames"] == len(wanted)
         assert_copied(stats, teed=0)
 
 
@@ -282,6 +289,26 @@ def test_kill_under_traffic(capture: str) -> None:
         for source, sink in lab.directions():
             carry(frames, source, sink, lab.monitors)
         running.settled()
+
+
+def test_hang_under_traffic() -> None:
+    """A redirect whose broker hangs is a wire a second later, with zero-copy sockets still open."""
+    text = config([inline(**CAPTURES["redirect"])], monitors(1), to(1))
+    with CableLab() as lab, running_broker(lab, text) as running:
+        with Numbered(lab.left, lab.right, 0) as stream:
+            time.sleep(0.3)
+            running.hang()
+            time.sleep(1.0)
+            first = stream.sent
+            time.sleep(1.0)
+            last = stream.sent
+            running.resume()
+            time.sleep(0.5)
+        numbers = stream.arrived(lab.right.receive(stream.sent, 1.0), "originals")
+        assert last - first > 20 and set(range(first, last)) <= set(numbers), "not a wire"
+        assert set(range(stream.sent - 20, stream.sent)) <= set(numbers), "does not go on"
+        port = tap_ports(running.settled())["t0"]
+        assert port["not_passed"]["tx_failed"] == 0 and port["missed"]["stale"] >= last - first
 
 
 def test_a_monitor_goes_down_and_comes_back() -> None:

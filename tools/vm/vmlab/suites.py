@@ -35,10 +35,8 @@ class Suite:
 
 # The selection without --all: each promise once, some minutes a guest. All suites of nics belong.
 QUICK = {
-    "old": ("bpf.clone", "bpf.doorbell", "bpf.filter", "bpf.ledger", "bpf.redirect_errors",
-            "bpf.skb", "bpf.stub", "bpf.verdict", "bpf.xsk_sink",
-            "integration.span", "integration.fanout", "integration.inline", "integration.failopen",
-            "nics.zero_copy"),
+    "old": ("bpf.clone", "bpf.skb", "bpf.stub", "bpf.verdict", "bpf.xsk_sink", "integration.span",
+            "integration.fanout", "integration.inline", "nics.zero_copy"),
     "new": ("bpf.skb", "bpf.verdict", "bpf.xsk_sink", "integration.span", "integration.inline",
             "nics.zero_copy"),
 }
