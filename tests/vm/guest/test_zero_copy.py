@@ -235,15 +235,21 @@ class Numbered:
         self._stop.set()
         self._thread.join(10)
 
-    def arrived(self, got: Sequence[bytes], where: str) -> list[int]:
-        """The numbers of this stream's frames; each byte is as sent, none is twice or late."""
+    def arrived(self, got: Sequence[bytes], where: str,
+                unordered: Sequence[range] = ()) -> list[int]:
+        """The numbers of this stream's frames; each byte is as sent, none is twice or late (but for
+        numbers in `unordered`: none is twice)."""
         numbers = []
         for frame in got:
             number = struct.unpack_from("!I", frame, 14)[0] - self.base
             if 0 <= number < self.sent:
                 assert frame == self.frame(number), f"{where}: frame {number} was changed"
                 numbers.append(number)
-        assert numbers == sorted(set(numbers)), f"{where}: order"
+        assert len(numbers) == len(set(numbers)), f"{where}: twice"
+        strict = [number for number in numbers
+                  if not any(number in some for some in unordered)]
+        for before, after in zip(strict, strict[1:]):
+            assert after > before, f"{where}: {after} came after {before}"
         return numbers
 
 
@@ -260,18 +266,26 @@ def test_kill_under_traffic(capture: str) -> None:
         with Numbered(lab.left, lab.right, 0) as there, \
                 Numbered(lab.right, lab.left, SECOND) as back:
             time.sleep(0.5)
-            marks = []
+            marks: list[tuple[int, int]] = []
+            rebound: list[tuple[int, int]] = []
             for _ in range(2):
                 running.kill()
                 marks.append((there.sent, back.sent))
                 time.sleep(1.0)
                 marks.append((there.sent, back.sent))
                 running.start()
-                time.sleep(0.5)
+                time.sleep(0.3)
+                rebound.append((there.sent, back.sent))
+                time.sleep(0.3)
         right, left = lab.right.receive(there.sent, 1.0), lab.left.receive(back.sent, 1.0)
         copies = [wire.receive(there.sent + back.sent, 1.0) for wire in lab.monitors]
+        # A socket that is bound resets its queue. QEMU keeps what arrives meanwhile, and delivers
+        # the next frame before it (net/queue.c).
+        loose = [[] if capture == "tee" else
+                 [range(marks[1 + 2 * run][at], rebound[run][at]) for run in range(2)]
+                 for at in range(2)]
         for stream, got, at in ((there, right, 0), (back, left, 1)):
-            numbers = stream.arrived(got, str(stream.sink))
+            numbers = stream.arrived(got, str(stream.sink), loose[at])
             assert len(numbers) == len(got), "a frame that nobody sent"
             lost = set(range(stream.sent)) - set(numbers)
             if capture == "tee":
@@ -282,7 +296,8 @@ def test_kill_under_traffic(capture: str) -> None:
                 later = range(killed + (started - killed) // 2, started)
                 assert len(later) > 20 and not lost & set(later), "not a wire"
         for wire, got in zip(lab.monitors, copies):
-            assert there.arrived(got, str(wire)) and back.arrived(got, str(wire))
+            assert there.arrived(got, str(wire), loose[0])
+            assert back.arrived(got, str(wire), loose[1])
         lab.clear()
         assert granted(running.stats()) == before
         frames = frames_of_all_kinds()
