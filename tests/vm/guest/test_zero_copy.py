@@ -277,8 +277,8 @@ def test_kill_under_traffic(capture: str) -> None:
                 time.sleep(0.3)
                 rebound.append((there.sent, back.sent))
                 time.sleep(0.3)
-        right, left = lab.right.receive(there.sent, 1.0), lab.left.receive(back.sent, 1.0)
-        copies = [wire.receive(there.sent + back.sent, 1.0) for wire in lab.monitors]
+        right, left = lab.right.receive(there.sent, 0.3), lab.left.receive(back.sent, 0.3)
+        copies = [wire.receive(there.sent + back.sent, 0.3) for wire in lab.monitors]
         # A socket that is bound resets its queue. QEMU keeps what arrives meanwhile, and delivers
         # the next frame before it (net/queue.c).
         loose = [[] if capture == "tee" else
@@ -319,7 +319,7 @@ def test_hang_under_traffic() -> None:
             last = stream.sent
             running.resume()
             time.sleep(0.5)
-        numbers = stream.arrived(lab.right.receive(stream.sent, 1.0), "originals")
+        numbers = stream.arrived(lab.right.receive(stream.sent, 0.3), "originals")
         assert last - first > 20 and set(range(first, last)) <= set(numbers), "not a wire"
         assert set(range(stream.sent - 20, stream.sent)) <= set(numbers), "does not go on"
         port = tap_ports(running.settled())["t0"]
