@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logic of tools/vm.sh: which kernel, which suites, what a guest's output means. No guest runs."""
+"""The logic of tools/vm.sh: which kernel, which suites, what a guest says. No guest runs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def test_cables_have_two_ends_on_a_hub_of_their_own() -> None:
 
 def test_the_guest_cannot_write_to_the_host(tmp_path: Path) -> None:
     kernel = kernels.Kernel("9.9", tmp_path / "image", tmp_path / "modules")
-    words = qemu.command(kernel, tmp_path / "i", tmp_path / "job", tmp_path / "c", tmp_path / "o", 0)
+    files = [tmp_path / name for name in ("initrd", "job", "console", "output")]
+    words = qemu.command(kernel, *files, 0)
     share, = (word for word in words if word.startswith("local,"))
     assert "readonly=on" in share.split(",")
     assert f"vtap.modules={kernel.modules}" in words[words.index("-append") + 1]

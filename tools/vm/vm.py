@@ -113,6 +113,9 @@ def main(argv: list[str]) -> int:
         print(f"vm: missing: {', '.join(lacking)}; tools/setup.sh --vm installs them",
               file=sys.stderr)
         return MISSING
+    if os.geteuid() != 0:
+        print("vm: needs root, as a guest reads this machine's files as its own", file=sys.stderr)
+        return MISSING
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("vm: ended by SIGTERM"))
     with ExitStack() as stack:
         kept = os.environ.get("VTAP_VM_DIR")

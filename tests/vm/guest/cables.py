@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A laboratory whose links are cables between virtio NICs of the guest: real drivers, real queues."""
+"""A laboratory whose links are cables between virtio NICs of the guest."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class CableLab(Lab):
         if not self._free:
             pytest.fail("no cable is left: this test runs in a guest of tools/vm.sh")
         cable = self._free.pop(0)
-        for old, port, size in ((cable.near, Port(self.tap_ns, near), mtu), (cable.far, far, far_mtu)):
+        for old, port, size in ((cable.near, Port(self.tap_ns, near), mtu),
+                                (cable.far, far, far_mtu)):
             subprocess.run(["ip", "link", "set", "dev", old, "netns", port.ns.name,
                             "name", port.name], check=True)
             self._moved.append((port.ns, port.name, old))
