@@ -9,7 +9,6 @@ import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -53,9 +52,6 @@ class CableLab(Lab):
         self._veth = set(veth)
         self._free = cables()
         self._moved: list[tuple[Namespace, str, str]] = []
-        # The kernel hands frames up in batches, and within one it delivers those that no protocol
-        # wants after the others.
-        Path("/proc/sys/net/core/gro_normal_batch").write_text("1")
         super().__init__(*args, **keys)
 
     def link(self, near: str, far: Port, mtu: int = 1500, far_mtu: int = 1500) -> None:
