@@ -13,7 +13,9 @@ struct {
 } out SEC(".maps");
 
 static __always_inline int plain_path(void) {
-  return config.mode == VTAP_MODE_INLINE ? bpf_redirect_map(&out, 0, 0) : XDP_PASS;
+  if (config.mode != VTAP_MODE_INLINE) return XDP_PASS;
+  /* By the stack: at TC of this port is a stub, which is a wire (data-path.md). */
+  return config.by_stack ? XDP_PASS : bpf_redirect_map(&out, 0, 0);
 }
 
 #endif

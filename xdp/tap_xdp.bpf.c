@@ -60,7 +60,7 @@ static __always_inline int original(struct vtap_port_counters* count, bool match
     return XDP_DROP;
   }
   verdict = plain_path();
-  if (verdict == XDP_REDIRECT)
+  if (verdict == XDP_REDIRECT || config.by_stack)
     count->forwarded++;
   else if (verdict == XDP_PASS)
     count->passed++;

@@ -37,6 +37,12 @@ vtap_capture capture_of(config::Capture capture) {
   return capture == config::Capture::clone ? VTAP_CAPTURE_CLONE : VTAP_CAPTURE_TEE;
 }
 
+/// What redirect hands to the plain path may come from a zero-copy queue.
+bool goes_by_stack(const ResolvedTap& how, const TapPort::Place& place, const host::Link& link) {
+  return how.capture == config::Capture::redirect && place.output &&
+         host::refuses_zero_copy_frames(link, *place.output);
+}
+
 vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
                            const TapPort::Place& place, int leg) {
   const config::Tap& tap = plan.config.taps[place.tap];
@@ -71,8 +77,10 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
   const config::Mode mode = plan.config.taps[place.tap].mode;
   const auto filters = io::filters_of(plan.config, plan.tables, place.tap);
   std::vector<Station> stations;
+  const bool by_stack = goes_by_stack(how, place, link);
   const auto add = [&](host::Direction direction, host::Hook hook) -> Result<void> {
     vtap_port_config config = constants(plan, how, place, leg);
+    config.by_stack = by_stack ? 1 : 0;
     if (hook == host::Hook::xdp) clones.fan().describe(place.index, config);
     config.filters = filters.empty() || config.match_all != 0 ? 0 : 1;
     auto programs =
@@ -94,14 +102,21 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
   if (how.egress) {
     if (auto done = add(host::Direction::egress, host::Hook::tc); !done) return done.error();
   }
+  std::optional<io::WireProgram> wire;
+  if (by_stack) {
+    auto program = io::WireProgram::load(constants(plan, how, place, leg));
+    if (!program) return program.error();
+    wire.emplace(std::move(*program));
+  }
   const bool ours_before = host::carries_ours(link);
   host::PortSpec spec{.name = link.name, .role = role_of(mode), .hook = how.hook};
+  spec.by_stack = by_stack;
   spec.owner = "broker " + plan.config.broker.name;
   auto port = host::Port::open(state, spec);
   if (!port) return port.error();
   for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
-  return std::unique_ptr<TapPort>(
-      new TapPort(std::move(*port), std::move(stations), place, how, mode, ours_before));
+  return std::unique_ptr<TapPort>(new TapPort(std::move(*port), std::move(stations),
+                                              std::move(wire), place, how, mode, ours_before));
 }
 
 void TapPort::close() {
@@ -141,6 +156,12 @@ bool TapPort::has(host::Direction direction, host::Hook hook) const noexcept {
 }
 
 Result<void> TapPort::attach() {
+  // First: from the moment on at which the XDP program is there, it passes originals to this one.
+  if (wire_) {
+    auto attached = port_->attach_tc(host::Direction::ingress, wire_->fd());
+    if (!attached) return attached.error();
+    warn_of_filters(*attached);
+  }
   for (const Station& station : stations_) {
     if (auto done = attach(station); !done) return done;
   }
@@ -150,22 +171,27 @@ Result<void> TapPort::attach() {
   }
   for (const auto direction : {host::Direction::ingress, host::Direction::egress}) {
     if (has(direction, host::Hook::tc)) continue;
+    if (direction == host::Direction::ingress && wire_) continue;
     if (auto old = port_->detach_tc(direction); !old) return old.error();
   }
   return {};
+}
+
+void TapPort::warn_of_filters(const host::TcAttachment& attached) const {
+  for (const host::TcFilter& filter : attached.ahead) {
+    const std::string who = filter.kind == "tcx" ? "the tcx program " + filter.program
+                                                 : "a " + filter.kind + " filter at priority " +
+                                                       std::to_string(filter.priority);
+    spdlog::warn("port {}: {} sees packets before the tap and may keep them from it", link().name,
+                 who);
+  }
 }
 
 Result<void> TapPort::attach(const Station& station) {
   if (station.hook == host::Hook::tc) {
     auto attached = port_->attach_tc(station.direction, station.programs.stub_fd());
     if (!attached) return attached.error();
-    for (const host::TcFilter& filter : attached->ahead) {
-      const std::string who = filter.kind == "tcx" ? "the tcx program " + filter.program
-                                                   : "a " + filter.kind + " filter at priority " +
-                                                         std::to_string(filter.priority);
-      spdlog::warn("port {}: {} sees packets before the tap and may keep them from it", link().name,
-                   who);
-    }
+    warn_of_filters(*attached);
     return {};
   }
   auto attached = port_->attach_xdp(station.programs.stub_fd(), mode_ == config::Mode::span);

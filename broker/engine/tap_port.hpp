@@ -94,22 +94,26 @@ class TapPort {
     io::TapPrograms programs;
   };
 
-  TapPort(host::Port port, std::vector<Station> stations, Place place, const ResolvedTap& how,
-          config::Mode mode, bool ours_before)
+  TapPort(host::Port port, std::vector<Station> stations, std::optional<io::WireProgram> wire,
+          Place place, const ResolvedTap& how, config::Mode mode, bool ours_before)
       : link_(port.link()),
         port_(std::move(port)),
         stations_(std::move(stations)),
+        wire_(std::move(wire)),
         place_(std::move(place)),
         capture_(how.capture),
         mode_(mode),
         ours_before_(ours_before) {}
 
   Result<void> attach(const Station& station);
+  void warn_of_filters(const host::TcAttachment& attached) const;
   [[nodiscard]] bool has(host::Direction direction, host::Hook hook) const noexcept;
 
   host::Link link_;
   std::optional<host::Port> port_;
   std::vector<Station> stations_;  ///< one or two; ingress first
+  /// At TC, where the plain path of an XDP program is the stack.
+  std::optional<io::WireProgram> wire_;
   Place place_;
   config::Capture capture_;
   config::Mode mode_;

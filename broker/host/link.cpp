@@ -276,6 +276,11 @@ std::uint32_t longest_redirected(const Link& link) {
   return link.up && takes_redirected(link) ? link.mtu + kHeader : 0;
 }
 
+bool refuses_zero_copy_frames(const Link& input, const Link& output) {
+  return (input.xdp_features.value_or(0) & xdp_act::zero_copy) != 0 &&
+         output.driver == "virtio_net";
+}
+
 Hook natural_hook(const Link& link) {
   const bool is_virtual = !link.kind.empty() || link.loopback || !link.ethernet;
   return !is_virtual && has_native_xdp(link) ? Hook::xdp : Hook::tc;

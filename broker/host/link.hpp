@@ -103,6 +103,11 @@ bool takes_redirected(const Link& link);
 /// (xdp_ok_fwd_dev() of the kernel).
 std::uint32_t longest_redirected(const Link& link);
 
+/// Whether `output` refuses frames that XDP redirects from a zero-copy queue of `input`: the kernel
+/// copies those to memory without headroom (xdp_convert_zc_to_xdp_frame), and virtio_net, which
+/// puts its own header there, takes none (EOVERFLOW; seen on 7.3).
+bool refuses_zero_copy_frames(const Link& input, const Link& output);
+
 /// What `hook = "auto"` means on this device (DESIGN 4): XDP where frames are complete there and
 /// native XDP exists, that is hardware and virtio; TC on every virtual device and all others.
 Hook natural_hook(const Link& link);

@@ -31,8 +31,9 @@ Demand demand_of(const PortSpec& spec) {
   if (is_tap(spec.role) && spec.hook == Hook::xdp) {
     off({"rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "rx-lro", "rx-gro-hw"});
   }
-  if (through_here && spec.hook == Hook::tc) off({"rx-gro", "rx-lro", "rx-gro-hw"});
-  if (spec.skb_output || (spec.role == Role::tap_inline && spec.hook == Hook::tc)) {
+  const bool as_skbs = spec.hook == Hook::tc || spec.by_stack;
+  if (through_here && as_skbs) off({"rx-gro", "rx-lro", "rx-gro-hw"});
+  if (spec.skb_output || (spec.role == Role::tap_inline && as_skbs)) {
     off({"tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"});
   }
   if (spec.skb_output) {

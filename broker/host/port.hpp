@@ -21,15 +21,17 @@ struct PortSpec {
   /// Copies come here by bpf_clone_redirect: the kernel must cut them, complete their checksums and
   /// put their tags in place before the device gets them.
   bool skb_output = false;
+  bool by_stack = false;           ///< inline at XDP: what the program passes goes through, at TC
   bool tcx = has_tcx();            ///< programs at TC by tcx instead of as filters
   std::string owner = "a broker";  ///< who claims it, for the message that another one gets
 };
 
 /// A port in use: claimed, and set up as its role demands (DESIGN 4, "Attachment"):
 /// - taps at XDP: VLAN RX offload, LRO and hardware GRO off;
-/// - inline and span taps at TC: GRO, LRO and hardware GRO off (a host's own port keeps them, its
+/// - inline and span taps at TC, or inline by the stack: GRO, LRO and hardware GRO off (a host's
+/// own port keeps them, its
 ///   super-packets count as missed);
-/// - inline at TC: VLAN TX offload off; skb outputs: every TX offload off;
+/// - inline at TC, or by the stack: VLAN TX offload off; skb outputs: every TX offload off;
 /// - inline and span: promiscuous; inline and monitor: no IPv6 of its own.
 /// Originals are journalled before they are changed. The destructor gives up only the claim: the
 /// stubs and settings stay, so a wire stays a wire.

@@ -120,7 +120,8 @@ class Generator {
 
   /// What the stub would do with the original (stub_xdp.bpf.c, stub_tc.bpf.c).
   void plain() {
-    const bool forwards = config_.mode == VTAP_MODE_INLINE;
+    const bool by_stack = hook_ == ProgramHook::xdp && config_.by_stack != 0;
+    const bool forwards = config_.mode == VTAP_MODE_INLINE && !by_stack;
     if (!forwards) {
       constant(BPF_REG_0, hook_ == ProgramHook::xdp ? static_cast<int>(XDP_PASS) : TC_ACT_UNSPEC);
     } else if (hook_ == ProgramHook::xdp) {

@@ -532,6 +532,24 @@ std::uint64_t MonitorProgram::arrived() const {
   return sum_over_cpus<std::uint64_t>(bpf_map__fd(state_->object->maps.arrived), 0);
 }
 
+struct WireProgram::State {
+  StubTc stub;
+};
+
+WireProgram::WireProgram(std::unique_ptr<State> state) : state_(std::move(state)) {}
+WireProgram::WireProgram(WireProgram&&) noexcept = default;
+WireProgram& WireProgram::operator=(WireProgram&&) noexcept = default;
+WireProgram::~WireProgram() = default;
+
+Result<WireProgram> WireProgram::load(const vtap_port_config& config) {
+  auto stub = load_skeleton<StubTc, stub_tc_bpf__open, stub_tc_bpf__load>(
+      "the wire at TC", config, [](bpf_object*) { return Result<void>{}; });
+  if (!stub) return stub.error();
+  return WireProgram(std::make_unique<State>(State{std::move(*stub)}));
+}
+
+int WireProgram::fd() const noexcept { return bpf_program__fd(state_->stub->progs.vtap_stub_tc); }
+
 struct RedirectErrors::State {
   ErrorsObject object;
 };

@@ -138,6 +138,22 @@ class MonitorProgram {
   std::unique_ptr<State> state_;
 };
 
+/// The TC stub of an inline port without a tap program behind it: a wire to the other port.
+class WireProgram {
+ public:
+  static Result<WireProgram> load(const vtap_port_config& config);
+  WireProgram(WireProgram&&) noexcept;
+  WireProgram& operator=(WireProgram&&) noexcept;
+  ~WireProgram();
+
+  [[nodiscard]] int fd() const noexcept;
+
+ private:
+  struct State;
+  explicit WireProgram(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
 /// Redirects that failed behind the programs' back, by raw tracepoints. Counts as long as it lives.
 class RedirectErrors {
  public:

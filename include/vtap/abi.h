@@ -519,18 +519,18 @@ struct vtap_port_config {
   __u32 frame_size;     /* bytes of a UMEM frame; power of two */
   __u32 frames;
   __u32 generation;
-  __u32 match_all;   /* some policy of the broker takes every frame of this tap: no need to look */
-  __u32 match_none;  /* no policy of the broker on this tap */
-  __u32 clones;      /* a policy on this tap is served by the kernel */
-  __u32 tap_class;   /* vector of the rules that apply to this tap */
-  __u32 filters;     /* a generated program judges the filters of policies on this tap */
-  __u32 leg_ifindex; /* TC: where packets go that only the kernel can cut; 0: nowhere */
-  __u64 stale_ns;    /* redirect: plain path when the heartbeat is older */
-  __u64 usual_set;   /* XDP: monitors of most broadcasts, perhaps */
-  __u32 usual_broadcast; /* and the number of that DEVMAP */
+  __u32 match_all;  /* some policy of the broker takes every frame of this tap: no need to look */
+  __u32 match_none; /* no policy of the broker on this tap */
+  __u32 clones;     /* a policy on this tap is served by the kernel */
+  __u32 tap_class;  /* vector of the rules that apply to this tap */
+  __u32 filters;    /* a generated program judges the filters of policies on this tap */
+  __u32 by_stack; /* inline at XDP: originals go on by the kernel's stack, where a wire at TC is */
+  __u32 leg_ifindex;     /* TC: where packets go that only the kernel can cut; 0: nowhere */
+  __u32 usual_broadcast; /* XDP: number of the DEVMAP of usual_set */
+  __u64 stale_ns;        /* redirect: plain path when the heartbeat is older */
+  __u64 usual_set;       /* XDP: monitors of most broadcasts, perhaps */
   __u32 slots;           /* XDP: monitors to which policies of the kernel send parts of frames */
   __u8 slot_monitor[VTAP_EDIT_SLOTS];
-  __u32 reserved;
   struct vtap_class_config classes;
 };
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lab import OWN_PREFIX, Lab, Namespace, eventually
+from lab import OWN_PREFIX, PATIENCE, Lab, Namespace, eventually
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -197,7 +197,7 @@ class Broker:
     def stop(self, number: int = signal.SIGTERM, timeout: float = 10) -> int:
         """Asks it to end; its exit code."""
         self.send_signal(number)
-        return self.process.wait(timeout)
+        return self.process.wait(timeout * PATIENCE)
 
     def detach(self, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.ns.run(broker_binary(), "--detach", "-c", self.file, check=check)
@@ -268,7 +268,7 @@ class Broker:
 
     def settled(self, timeout: float = 3.0) -> dict:
         """Counters once nothing moves any more; the ledgers must hold then."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         stats = self.stats()
         while True:
             time.sleep(0.02)

@@ -37,6 +37,9 @@ OWN_PREFIX = f"{PREFIX}{os.getpid()}-"
 NETNS_DIR = Path("/run/netns")
 HERE = Path(__file__).resolve().parent
 
+# By how much longer than usual things are waited for: machines that are emulated set it.
+PATIENCE = float(os.environ.get("VTAP_TEST_PATIENCE", "1"))
+
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
@@ -44,7 +47,7 @@ _numbers = itertools.count()
 
 def eventually(condition, timeout: float = 3.0, interval: float = 0.02):
     """The first true value of condition() within the timeout, else its last value."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(interval)
     return value
@@ -289,7 +292,7 @@ class Wire:
     def arrivals(self, count: int, timeout: float = 2.0, quiet: float = QUIET_S) -> list[Arrival]:
         """`count` frames, and then what else comes within `quiet` seconds: extras are faults."""
         got: list[Arrival] = []
-        deadline = time.monotonic() + (timeout if count else quiet)
+        deadline = time.monotonic() + (timeout * PATIENCE if count else quiet)
         last_call = count == 0
         while True:
             left = deadline - time.monotonic()

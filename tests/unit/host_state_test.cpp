@@ -224,5 +224,18 @@ TEST(NaturalHook, VirtualDevicesTakeTcWhateverTheyReport) {
   EXPECT_EQ(natural_hook(loopback), Hook::tc);
 }
 
+// --- zero-copy frames without headroom, likewise ---
+
+TEST(RefusesZeroCopyFrames, OnlyVirtioBehindAPortThatMayBeZeroCopy) {
+  constexpr std::uint64_t kZeroCopy = xdp_act::basic | xdp_act::redirect | xdp_act::zero_copy;
+  const Link zero_copy = hardware("virtio_net", kZeroCopy);
+  EXPECT_TRUE(refuses_zero_copy_frames(zero_copy, zero_copy));
+  EXPECT_TRUE(refuses_zero_copy_frames(hardware("igb", kZeroCopy), zero_copy));
+  EXPECT_FALSE(refuses_zero_copy_frames(zero_copy, hardware("igb", kZeroCopy)));
+  EXPECT_FALSE(refuses_zero_copy_frames(hardware("virtio_net", 0x3), zero_copy));
+  EXPECT_FALSE(refuses_zero_copy_frames(hardware("virtio_net", std::nullopt), zero_copy))
+      << "before 6.3, where virtio_net has no zero-copy";
+}
+
 }  // namespace
 }  // namespace vtap::host

@@ -73,7 +73,8 @@ def run_guest(guest: suites.Guest, todo: list[suites.Suite], scratch: Path, buil
     image, job, console, output = (place / name for name in
                                    ("initrd.gz", "job.json", "console.log", "output.log"))
     initrd.build(place / "root", kernel, image)
-    environment = {"VTAP_BUILD_DIR": str(build), "VTAP_VM_ZERO_COPY": str(int(guest.zero_copy))}
+    environment = {"VTAP_BUILD_DIR": str(build), "VTAP_VM_ZERO_COPY": str(int(guest.zero_copy)),
+                   "VTAP_TEST_PATIENCE": str(qemu.PATIENCE)}
     qemu.write_job(job, todo, ROOT, environment)
     say(f"guest {guest.name}: kernel {kernel.release}, {len(todo)} suites; logs: {place}/*.log")
     for suite in todo:
@@ -111,6 +112,9 @@ def main(argv: list[str]) -> int:
     if lacking := initrd.checked_tools():
         print(f"vm: missing: {', '.join(lacking)}; tools/setup.sh --vm installs them",
               file=sys.stderr)
+        return MISSING
+    if os.geteuid() != 0:
+        print("vm: needs root, as a guest reads this machine's files as its own", file=sys.stderr)
         return MISSING
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("vm: ended by SIGTERM"))
     with ExitStack() as stack:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A laboratory whose links are cables between virtio NICs of the guest: real drivers, real queues."""
+"""A laboratory whose links are cables between virtio NICs of the guest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -53,9 +52,6 @@ class CableLab(Lab):
         self._veth = set(veth)
         self._free = cables()
         self._moved: list[tuple[Namespace, str, str]] = []
-        # The kernel hands frames up in batches, and within one it delivers those that no protocol
-        # wants after the others.
-        Path("/proc/sys/net/core/gro_normal_batch").write_text("1")
         super().__init__(*args, **keys)
 
     def link(self, near: str, far: Port, mtu: int = 1500, far_mtu: int = 1500) -> None:
@@ -64,13 +60,16 @@ class CableLab(Lab):
         if not self._free:
             pytest.fail("no cable is left: this test runs in a guest of tools/vm.sh")
         cable = self._free.pop(0)
-        for old, port, size in ((cable.near, Port(self.tap_ns, near), mtu), (cable.far, far, far_mtu)):
+        for old, port, size in ((cable.near, Port(self.tap_ns, near), mtu),
+                                (cable.far, far, far_mtu)):
             subprocess.run(["ip", "link", "set", "dev", old, "netns", port.ns.name,
                             "name", port.name], check=True)
             self._moved.append((port.ns, port.name, old))
             # GRO would hold frames back, and others overtake them.
             port.offload("gro", "off")
             port.set(f"mtu {size} up")
+            # The default, fq_codel, lets flows overtake each other.
+            port.ns.run("tc", "qdisc", "replace", "dev", port.name, "root", "pfifo")
 
     def device_of(self, near: str) -> str:
         """The virtio device of a port: what its driver is bound to."""
@@ -92,6 +91,7 @@ class CableLab(Lab):
         for wire in self._wires.values():
             wire.close()
         self._wires.clear()
+        self._free = []
         while self._moved:
             ns, name, home = self._moved.pop()
             ns.ip(f"link set dev {name} down", f"link set dev {name} mtu 1500 netns 1 name {home}")

@@ -21,6 +21,7 @@ GRACE_S = 60    # what a suite may take beyond its limit until the guest is give
 POLL_S = 0.25
 CPUS = 2
 MEMORY_MB = 2048
+PATIENCE = 5    # times as long as on real CPUs, tests wait for what is to happen
 
 
 def mac(cable: int, end: int) -> str:

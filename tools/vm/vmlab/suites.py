@@ -35,10 +35,8 @@ class Suite:
 
 # The selection without --all: each promise once, some minutes a guest. All suites of nics belong.
 QUICK = {
-    "old": ("bpf.clone", "bpf.doorbell", "bpf.filter", "bpf.ledger", "bpf.redirect_errors",
-            "bpf.skb", "bpf.stub", "bpf.verdict", "bpf.xsk_sink",
-            "integration.span", "integration.fanout", "integration.inline", "integration.failopen",
-            "nics.zero_copy"),
+    "old": ("bpf.clone", "bpf.skb", "bpf.stub", "bpf.verdict", "bpf.xsk_sink", "integration.span",
+            "integration.inline", "nics.zero_copy"),
     "new": ("bpf.skb", "bpf.verdict", "bpf.xsk_sink", "integration.span", "integration.inline",
             "nics.zero_copy"),
 }
@@ -57,17 +55,20 @@ def _suite(name: str, argv: Sequence[str]) -> Suite:
     return Suite(name, [*argv[:-1], *deselect, argv[-1]] if deselect else [*argv], limit, left_out)
 
 
+def _of_pytest(layer: str, folder: Path) -> list[Suite]:
+    return [_suite(f"{layer}.{file.stem[len('test_'):]}", [*PYTEST, str(file)])
+            for file in sorted(folder.glob("test_*.py"))]
+
+
 def every(source: Path, build: Path) -> list[Suite]:
-    """All suites, as the tree has them: BPF tests, integration tests, tests of NICs."""
-    found = [_suite(f"bpf.{program.name[len('bpf_'):-len('_test')]}", [str(program)])
+    """All suites, as the tree has them: tests of NICs, BPF tests, integration tests."""
+    found = _of_pytest("nics", source / "tests/vm/guest")
+    found += [_suite(f"bpf.{program.name[len('bpf_'):-len('_test')]}", [str(program)])
              for program in sorted((build / "tests/bpf").glob("bpf_*_test"))]
     host = build / "tests/integration/host_test"
     if host.exists():
         found.append(_suite("integration.host_devices", [str(host)]))
-    for layer, folder in (("integration", "tests/integration"), ("nics", "tests/vm/guest")):
-        found += [_suite(f"{layer}.{file.stem[len('test_'):]}", [*PYTEST, str(file)])
-                  for file in sorted((source / folder).glob("test_*.py"))]
-    return found
+    return found + _of_pytest("integration", source / "tests/integration")
 
 
 class Unknown(ValueError):
