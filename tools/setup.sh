@@ -4,6 +4,7 @@
 #
 #   tools/setup.sh          to build and to run the demo
 #   tools/setup.sh --test   and to run all tests, sanitizers, fuzzers and linters
+#   tools/setup.sh --bench  and the peers that the bench sets it beside, and its plots
 set -euo pipefail
 
 build=(
@@ -22,11 +23,19 @@ test=(
   clang-format-14 clang-tidy-14
   procps ethtool tcpdump iperf3
 )
+# Where services run, openvswitch-switch starts one; the bench has a switch of its own and leaves
+# that alone.
+bench=(
+  nftables openvswitch-switch dpdk-dev    # peers; tc is in iproute2
+  libdpdk-dev                             # rte_acl beside the classifier
+  python3-matplotlib linux-perf
+)
 
 case "${1-}" in
   "") wanted=("${build[@]}") ;;
   --test) wanted=("${build[@]}" "${test[@]}") ;;
-  *) sed -n '3,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  --bench) wanted=("${build[@]}" "${test[@]}" "${bench[@]}") ;;
+  *) sed -n '3,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true)

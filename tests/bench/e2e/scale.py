@@ -56,7 +56,9 @@ class Case:
 
 
 def worker_cpus(workers: int, cpus: int) -> list[int]:
-    return [(1 + number) % cpus for number in range(workers)]
+    """In their order: rings of CPUs go to workers in turn, so that each worker gets that of its own
+    CPU as long as there is one for every CPU."""
+    return sorted((1 + number) % cpus for number in range(workers))
 
 
 @contextlib.contextmanager
