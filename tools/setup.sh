@@ -5,6 +5,7 @@
 #   tools/setup.sh          to build and to run the demo
 #   tools/setup.sh --test   and to run all tests, sanitizers, fuzzers and linters
 #   tools/setup.sh --vm     and to run tests in guests (tools/vm.sh)
+#   tools/setup.sh --bench  and the peers that the bench sets it beside, and its plots
 set -euo pipefail
 
 build=(
@@ -27,12 +28,20 @@ vm=(
   python3-pytest libgtest-dev ethtool procps  # what runs in a guest
   qemu-system-x86 kmod xz-utils busybox-static
 )
+# Where services run, openvswitch-switch starts one; the bench has a switch of its own and leaves
+# that alone.
+bench=(
+  nftables openvswitch-switch dpdk-dev    # peers; tc is in iproute2
+  libdpdk-dev                             # rte_acl beside the classifier
+  python3-matplotlib linux-perf
+)
 
 case "${1-}" in
   "") wanted=("${build[@]}") ;;
   --test) wanted=("${build[@]}" "${test[@]}") ;;
   --vm) wanted=("${build[@]}" "${vm[@]}") ;;
-  *) sed -n '3,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  --bench) wanted=("${build[@]}" "${test[@]}" "${bench[@]}") ;;
+  *) sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true)

@@ -31,10 +31,7 @@ from bed.contestant import Contestant, Skip
 SIZES = (64, 128, 256, 512, 1024, 1280, 1514)
 SAME = ("sizes", "seconds", "seed", "programs", "kernel")  # of all rounds in one file
 QUICK = {"rounds": 1, "seconds": 0.15, "sizes": [64, 1514]}
-VERSIONS = {  # what is asked for its version, and the words that ask
-    "iproute2": ("tc", "-Version"), "nftables": ("nft", "--version"),
-    "Open vSwitch": ("ovs-vswitchd", "--version"), "DPDK": ("dpdk-testpmd", "--version"),
-}
+PACKAGES = ("iproute2", "nftables", "openvswitch-switch", "dpdk-dev")  # named with their versions
 
 
 def sizes_of(text: str) -> list[int]:
@@ -96,15 +93,13 @@ def command_shown(arguments: argparse.Namespace) -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {}
-    for name, words in VERSIONS.items():
-        if shutil.which(words[0]):
-            done = subprocess.run(words, text=True, capture_output=True, stdin=subprocess.DEVNULL)
-            if numbers := [word.strip("v,") for word in (done.stdout + done.stderr).split()
-                           if any(c.isdigit() for c in word) and "." in word
-                           and not word.startswith("/")]:
-                found[name] = numbers[0]
-    return found
+    """Of the Debian packages that peers come from, as far as they are installed."""
+    words = ["dpkg-query", "-W", "-f=${db:Status-Status} ${Package} ${Version}\n", *PACKAGES]
+    if not shutil.which(words[0]):
+        return {}
+    lines = subprocess.run(words, text=True, capture_output=True).stdout.splitlines()
+    return {name: version for status, name, version in map(str.split, lines)
+            if status == "installed"}
 
 
 def about(arguments: argparse.Namespace, tools: bench.Tools) -> dict[str, Any]:

@@ -7,12 +7,12 @@
     the queue of its CPU                m ========== m0     copies are counted here
 
 A live frame enters the queue of the CPU that sends it: so many CPUs, so many queues are in use, up
-to four. Each generator sends 1024 flows of its own, at the lowest priority (nice 19): where a
-worker has work, the worker goes first, and the generator gets what is left. So each CPU that has a
+to four. Each generator sends 1024 flows of its own, at a lower priority than the workers: where a
+worker has work, it goes first, and the generator gets what is left. So each CPU that has a
 worker shares itself among generator, way of the originals, worker and transmission, and a CPU
 without one does nothing but send and forward.
 
-The first worker is on CPU 1, the second on CPU 0, and so on. Every case gets a fresh lab in every
+One worker is on CPU 1, two are on CPU 0 and CPU 1, and so on. Every case gets a fresh lab in every
 round, in changing order.
 
 Needs root, two CPUs, and a build: cmake --preset bench && cmake --build --preset bench
@@ -42,7 +42,7 @@ from bed.rounds import say
 from bed.statistic import Round, Spread, ratios, values
 
 QUEUES = 4
-LOWEST = 19  # nice level
+BELOW_WORKERS = -10  # nice level; workers have -20, and other work on the machine 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Case:
 
 
 def worker_cpus(workers: int, cpus: int) -> list[int]:
-    return [(1 + number) % cpus for number in range(workers)]
+    """In their order: rings of CPUs go to workers in turn, so that each worker gets that of its own
+    CPU as long as there is one for every CPU."""
+    return sorted((1 + number) % cpus for number in range(workers))
 
 
 @contextlib.contextmanager
@@ -86,9 +88,9 @@ def generators(bed: testbed.Bed, tools: bench.Tools, directory: Path, size: int,
             process = bed.start("gen", [str(tools.generator), "--port", "g0", "--size", str(size),
                                         "--cpu", str(number), "--json", *words], directory)
             running.append(process)
-            os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST)
+            os.setpriority(os.PRIO_PROCESS, process.pid, BELOW_WORKERS)
             with contextlib.suppress(OSError):
-                Path(f"/proc/{process.pid}/autogroup").write_text(str(LOWEST))
+                Path(f"/proc/{process.pid}/autogroup").write_text(str(BELOW_WORKERS))
         yield running
     finally:
         for process in running:

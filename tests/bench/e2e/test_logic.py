@@ -288,7 +288,7 @@ def test_figures_of_a_window() -> None:
 
 def test_shares_of_workers() -> None:
     assert scale.shares({"workers": [{"frames": 3}, {"frames": 1}]}) == {"busiest_worker": 0.75}
-    assert scale.worker_cpus(2, 2) == [1, 0] and scale.worker_cpus(1, 4) == [1]
+    assert scale.worker_cpus(2, 2) == [0, 1] and scale.worker_cpus(1, 4) == [1]
 
 
 # --- reports ------------------------------------------------------------------------------------

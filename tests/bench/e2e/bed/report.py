@@ -89,8 +89,8 @@ def about(record: Record) -> list[str]:
     machine, versions = record.about["machine"], record.about["versions"]
     complete = min((len(one) for one in record.rounds), default=0)
     return [f"`{record.about['command']}`, {len(record.rounds)} rounds of "
-            f"{record.about['seconds']:g} s for each contestant and size ({complete} contestants "
-            "in the shortest round).", "",
+            f"{record.about['seconds']:g} s for each contestant and size; {complete} contestants in "
+            "the shortest round.", "",
             f"Kernel {machine['kernel']}, {machine['cpus']} CPUs ({machine['cpu']}), load "
             f"{machine['load']:.1f} at the start, {machine['time'][:10]}. "
             + "; ".join(f"{name} {version}" for name, version in versions.items()) + "."]
