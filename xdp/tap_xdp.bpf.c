@@ -124,7 +124,6 @@ static __always_inline int tap(struct xdp_md* ctx, struct vtap_cpu* cpu) {
   if (!who) return original(count, false);
   count->matched++;
   if (config.capture == VTAP_CAPTURE_REDIRECT) return redirect(ctx, length, count);
-  VTAP_OPAQUE(who); /* else the tee is there once for each way to come by it */
   if (who & VTAP_FOR_BROKER)
     tee(ctx, cpu, length, config.port, count);
   else
