@@ -121,7 +121,6 @@ static __always_inline int tap(struct xdp_md* ctx, struct vtap_cpu* cpu) {
   count->rx_frames++;
   count->rx_bytes += length;
   int who = takers(ctx, cpu, length, count);
-  VTAP_OPAQUE(who); /* else what follows is there once for each way to come by it */
   if (!who) return original(count, false);
   count->matched++;
   if (config.capture == VTAP_CAPTURE_REDIRECT) return redirect(ctx, length, count);

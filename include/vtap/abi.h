@@ -496,9 +496,9 @@ struct vtap_broadcast {
 enum { VTAP_EDIT_MAGIC = 0x76746170 /* "vtap" */, VTAP_EDIT_SLOTS = 12 };
 
 struct vtap_edit {
+  __u16 length[VTAP_EDIT_SLOTS]; /* by slot: bytes that are left; 0: all */
   __u32 magic;
   __u32 reserved;
-  __u16 length[VTAP_EDIT_SLOTS]; /* by slot: bytes that are left; 0: all */
 };
 
 /* ---------------------------------------------------------------- program constants */

@@ -65,6 +65,7 @@ class Fan : public NetnsTest {
     const auto tap = static_cast<std::uint32_t>(seed % config.taps.size());
     vtap_port_config constant = constants(plan.tables, tap, *tee_);
     constant.mode = VTAP_MODE_SPAN;
+    constant.port = tap;
     plan.clones->fan().describe(tap, constant);
     const io::TapPrograms programs = require(
         io::TapPrograms::load(ProgramHook::xdp, constant, tee_->memory(), plan.maps, *plan.clones));
@@ -117,12 +118,12 @@ class Fan : public NetnsTest {
         lost[monitor].bytes[why] += bytes;
       }
       tee_->give(1);
-      const vtap_port_counters before = tee_->counters();
+      const vtap_port_counters before = tee_->counters(tap);
       const bool any = for_broker || !has_it.empty();
       ASSERT_EQ(run_program(programs.plan_fd(), ProgramHook::xdp, frame), sent  ? Fate::redirected
                                                                           : any ? Fate::dropped
                                                                                 : Fate::passed);
-      const vtap_port_counters after = tee_->counters();
+      const vtap_port_counters after = tee_->counters(tap);
       EXPECT_EQ(after.matched - before.matched, any ? 1U : 0U);
       EXPECT_EQ(after.copied - before.copied, any ? 1U : 0U);
       EXPECT_EQ(after.consumed - before.consumed, any ? 1U : 0U);
