@@ -317,6 +317,16 @@ def test_report() -> None:
             assert row.endswith("|")
 
 
+def test_reports_say_how_little_they_are_worth() -> None:
+    text = report_of()
+    assert "Fewer than 3 rounds" in text and "busy" not in text
+    record = rounds.Record(None, about())
+    record.rounds = [{}, {}, {}]
+    record.about["machine"]["load"] = 3.9
+    text = report.markdown(record, field.CONTESTANTS, [64], [])
+    assert "Fewer than 3 rounds" not in text and "The machine was busy" in text
+
+
 def test_tables_are_even() -> None:
     widths: set[int] = set()
     for line in report_of().splitlines() + [""]:
