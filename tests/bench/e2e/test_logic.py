@@ -369,7 +369,9 @@ def test_plots(tmp_path: Path) -> None:
     ([1.2, 0.9, 1.3], [0.99, 1.01, 1.0], False, "no difference seen"),
     ([], [1.0], False, "–")])
 def test_a_difference_is_one_that_noise_does_not_explain(changed, noise, less, word) -> None:
-    assert compare.verdict(changed, noise, less) == word
+    assert compare.verdict(changed * 2, noise * 2, less) == word
+    if changed:
+        assert compare.verdict(changed, noise, less) == "too few rounds"
 
 
 # --- commands -----------------------------------------------------------------------------------
