@@ -89,7 +89,7 @@ Result<void> sink(const SinkOptions& options) {
     return Error{"--latency is printed as JSON only: add --json", ErrorKind::usage};
   Skeleton<sink_bpf, sink_bpf::destroy> bpf(sink_bpf::open());
   if (!bpf) return system_error("open the sink's program", errno);
-  bpf->rodata->latency = options.latency;
+  bpf->rodata->latency = options.latency ? 1 : 0;
   if (const int error = sink_bpf::load(bpf.get()); error < 0)
     return system_error("load the sink's program", -error);
 

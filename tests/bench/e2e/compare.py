@@ -31,6 +31,7 @@ from bed.statistic import Spread, ratios, values
 
 SIDES = ("A", "A'", "B")
 AGREE = 0.9  # of the rounds
+ENOUGH = 5  # rounds
 QUANTITIES = (("originals", False), ("copies", False), ("user_ns_per_copy", True), ("cpu", True))
 
 
@@ -42,6 +43,8 @@ def verdict(changed: Sequence[float], noise: Sequence[float], less_is_better: bo
     """Of B / A and A' / A, by round."""
     if not changed or not noise:
         return "–"
+    if min(len(changed), len(noise)) < ENOUGH:
+        return "too few rounds"
     spread = Spread.of(changed)
     assert spread
     up = sum(value > 1 for value in changed) / len(changed)

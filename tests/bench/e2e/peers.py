@@ -220,6 +220,8 @@ def main() -> int:
     if not tools.generator.exists():
         print("peers.py: vtap-gen is not built, or see --build-dir", file=sys.stderr)
         return 2
+    if arguments.quick:
+        bench.SETTLE_S = 0.1
     try:
         if arguments.only:
             return run_only(field.BY_NAME[arguments.only], tools, arguments)

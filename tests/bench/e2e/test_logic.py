@@ -317,6 +317,16 @@ def test_report() -> None:
             assert row.endswith("|")
 
 
+def test_reports_say_how_little_they_are_worth() -> None:
+    text = report_of()
+    assert "Fewer than 3 rounds" in text and "busy" not in text
+    record = rounds.Record(None, about())
+    record.rounds = [{}, {}, {}]
+    record.about["machine"]["load"] = 3.9
+    text = report.markdown(record, field.CONTESTANTS, [64], [])
+    assert "Fewer than 3 rounds" not in text and "The machine was busy" in text
+
+
 def test_tables_are_even() -> None:
     widths: set[int] = set()
     for line in report_of().splitlines() + [""]:
@@ -359,7 +369,9 @@ def test_plots(tmp_path: Path) -> None:
     ([1.2, 0.9, 1.3], [0.99, 1.01, 1.0], False, "no difference seen"),
     ([], [1.0], False, "–")])
 def test_a_difference_is_one_that_noise_does_not_explain(changed, noise, less, word) -> None:
-    assert compare.verdict(changed, noise, less) == word
+    assert compare.verdict(changed * 2, noise * 2, less) == word
+    if changed:
+        assert compare.verdict(changed, noise, less) == "too few rounds"
 
 
 # --- commands -----------------------------------------------------------------------------------

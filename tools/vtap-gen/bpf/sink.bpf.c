@@ -20,7 +20,7 @@ struct {
   __type(value, __u64);
 } latencies SEC(".maps");
 
-const volatile _Bool latency = 0; /* the frames are stamped */
+const volatile __u32 latency = 0; /* the frames are stamped */
 
 static __always_inline __u32 log2_of(__u64 value) {
   __u32 result = 0;

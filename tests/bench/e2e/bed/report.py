@@ -23,6 +23,9 @@ QUANTITIES = [  # quantity, heading, digits
      "and the monitor's end)", 3),
 ]
 
+ENOUGH_ROUNDS = 3
+BUSY_LOAD = 2.0
+
 BEDS = [
     (False, "Tap between",
      "Generator, tap, receiver and monitor in a namespace each; the tap is a wire between two "
@@ -88,12 +91,19 @@ def markdown(record: Record, contestants: Sequence[Contestant], sizes: Sequence[
 def about(record: Record) -> list[str]:
     machine, versions = record.about["machine"], record.about["versions"]
     complete = min((len(one) for one in record.rounds), default=0)
+    warnings = []
+    if len(record.rounds) < ENOUGH_ROUNDS:
+        warnings += ["", f"**Fewer than {ENOUGH_ROUNDS} rounds: this shows that the bench works. Its "
+                     "figures are noise.**"]
+    if machine["load"] > BUSY_LOAD:
+        warnings += ["", "**The machine was busy with other work when this began.**"]
     return [f"`{record.about['command']}`, {len(record.rounds)} rounds of "
             f"{record.about['seconds']:g} s for each contestant and size; {complete} contestants in "
             "the shortest round.", "",
             f"Kernel {machine['kernel']}, {machine['cpus']} CPUs ({machine['cpu']}), load "
             f"{machine['load']:.1f} at the start, {machine['time'][:10]}. "
-            + "; ".join(f"{name} {version}" for name, version in versions.items()) + "."]
+            + "; ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+            *warnings]
 
 
 def targets(record: Record) -> list[str]:
