@@ -354,12 +354,13 @@ class Lab:
     needs: without the first, frames that XDP redirects to the tap's port vanish in the kernel.
     `napi_monitors`: the far ends of the monitors poll, too, by an XDP program, as GRO would merge.
     `ipv6`: roles of the namespaces that keep IPv6 as the kernel has it. `queues`: of both ends of
-    the pairs' links, each way.
+    the pairs' links, each way; none: as the kernel makes them.
     """
 
     def __init__(self, monitors: int = 1, pairs: int = 1, mtu: int = 1500,
                  ends_mtu: int | None = None, napi_ends: bool = False,
-                 napi_monitors: bool = False, ipv6: Iterable[str] = (), queues: int = 1) -> None:
+                 napi_monitors: bool = False, ipv6: Iterable[str] = (),
+                 queues: int | None = None) -> None:
         self._wires: dict[Port, Wire] = {}
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -387,9 +388,9 @@ class Lab:
         return namespace
 
     def link(self, near: str, far: Port, mtu: int = 1500, far_mtu: int = 1500,
-             queues: int = 1) -> None:
+             queues: int | None = None) -> None:
         """A veth pair between the tap namespace and another, both ends up."""
-        many = f"numtxqueues {queues} numrxqueues {queues}"
+        many = f"numtxqueues {queues} numrxqueues {queues}" if queues else ""
         self.tap_ns.ip(f"link add {near} mtu {mtu} {many} type veth peer name {far.name} "
                        f"mtu {far_mtu} {many} netns {far.ns.name}", f"link set {near} up")
         far.up()

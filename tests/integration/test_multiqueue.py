@@ -49,8 +49,9 @@ def test_queues_and_workers(capture: str, workers: int, cpus: list[int]) -> None
     """mon0 has a TX queue for each worker; mon1 has one, so that half of its copies cross."""
     assert 2 * FLOWS <= WINDOW
     with Lab(monitors=2, napi_ends=capture != "tc", queues=QUEUES) as lab:
-        lab.peer(0).delete()
-        lab.link("m0", lab.peer(0), queues=QUEUES)
+        for number, queues in ((0, QUEUES), (1, 1)):
+            lab.peer(number).delete()
+            lab.link(f"m{number}", lab.peer(number), queues=queues)
         lab.open_wires()
         text = config([inline(**CAPTURES[capture])], monitors(2), [policy(to=["mon0", "mon1"])],
                       workers=workers)
