@@ -71,6 +71,21 @@ TEST(Pipeline, WithoutPoliciesNothingIsCopied) {
   EXPECT_EQ(broker.pool().available(), broker.pool().total());
 }
 
+/// A policy with more rules than a word has bits, of which a frame satisfies many.
+TEST(Classify, ManyRulesOfOnePolicyTakeAFrameOnce) {
+  std::vector<config::Match> rules;
+  for (std::uint16_t first = 0; first < 100; ++first) rules.push_back({.dst_port = {{first, 200}}});
+  MemoryBroker broker(config_of(1, {policy_to({0}, rules), policy_to({0})}));
+  broker.send(std::vector{udp_frame(1, 150)});
+  broker.complete_all();
+  EXPECT_EQ(broker.sink(0).sent().size(), 1U);
+  const auto& counters = broker.pipeline().policy_counters();
+  EXPECT_EQ(counters[0].matched_frames.read(), 1U);
+  EXPECT_EQ(counters[0].monitors[0].sent_frames.read(), 1U);
+  EXPECT_EQ(counters[0].monitors[0].already_sent.read(), 0U);
+  EXPECT_EQ(counters[1].monitors[0].already_sent.read(), 1U);
+}
+
 TEST(Pipeline, OneFrameIsHeldByEveryMonitorAndFreedByTheLast) {
   MemoryBroker broker(config_of(3, {policy_to({0, 1, 2})}));
   const std::vector<Arrival> arrivals{udp_frame(1)};
