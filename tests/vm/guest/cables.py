@@ -54,9 +54,10 @@ class CableLab(Lab):
         self._moved: list[tuple[Namespace, str, str]] = []
         super().__init__(*args, **keys)
 
-    def link(self, near: str, far: Port, mtu: int = 1500, far_mtu: int = 1500) -> None:
+    def link(self, near: str, far: Port, mtu: int = 1500, far_mtu: int = 1500,
+             queues: int | None = None) -> None:
         if near in self._veth:
-            return super().link(near, far, mtu, far_mtu)
+            return super().link(near, far, mtu, far_mtu, queues)
         if not self._free:
             pytest.fail("no cable is left: this test runs in a guest of tools/vm.sh")
         cable = self._free.pop(0)
