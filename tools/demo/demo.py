@@ -290,9 +290,25 @@ class Reading:
         self._absolute = {role: lab.counters(role) for role in PORTS.values()}
         self._absolute |= {port: lab.counters("tap", port) for port in PORTS}
         self._base = base._absolute if base else {}
+        self._base_stats = base.stats if base else {"monitors": []}
+
+    @classmethod
+    def of_a_quiet_moment(cls, lab: Lab, broker: Broker) -> "Reading":
+        """A base: nothing was sent between the look at the broker's counters and at the others."""
+        while True:
+            base = cls(lab, broker, None)
+            if broker.stats()["monitors"] == base.stats["monitors"]:
+                return base
 
     def device(self, name: str, counter: str) -> int:
         return self._absolute[name][counter] - self._base.get(name, {}).get(counter, 0)
+
+    def sent_to(self, name: str, counter: str) -> int:
+        """Of a monitor, since `base`."""
+        now, then = (next((monitor[counter] for monitor in stats["monitors"]
+                           if monitor["name"] == name), 0)
+                     for stats in (self.stats, self._base_stats))
+        return now - then
 
     def tap_port(self, name: str) -> dict:
         return next(port for tap in self.stats["taps"] for port in tap["ports"]
@@ -379,9 +395,11 @@ def equations(end: Reading) -> list[tuple[str, int, int]]:
         name = monitor["name"]
         rows.append((f"monitor {name}: sent by policies = tx + dropped", sent[name],
                      monitor["tx_frames"] + sum(monitor["dropped"].values())))
-        rows.append((f"monitor {name}: frames sent = frames arrived there", monitor["tx_frames"],
+        rows.append((f"monitor {name}: frames sent = frames arrived there",
+                     end.sent_to(name, "tx_frames"),
                      end.device(name, "rx_packets")))
-        rows.append((f"monitor {name}: bytes sent = bytes arrived there", monitor["tx_bytes"],
+        rows.append((f"monitor {name}: bytes sent = bytes arrived there",
+                     end.sent_to(name, "tx_bytes"),
                      end.device(name, "rx_bytes")))
     return rows
 
@@ -431,7 +449,7 @@ def demonstrate(build: Path, seconds: float | None) -> bool:
         lab = enter(Lab())
         broker = enter(Broker(lab, build, directory))
         print(broker.log(), "\n", flush=True)
-        base = Reading(lab, broker, None)
+        base = Reading.of_a_quiet_moment(lab, broker)
         traffic = enter(Traffic(lab, directory))
         watch(lambda: Reading(lab, broker, traffic, base), broker, seconds)
         print("\nending the traffic; the final count:\n", flush=True)
