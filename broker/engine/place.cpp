@@ -12,6 +12,7 @@ using config::Capture;
 using config::Mode;
 using config::Offload;
 using plan::Placement;
+using plan::set_of;
 
 /// The bytes of one super-packet's frames: 64 KiB, and for all frames but the first headers again,
 /// which are no more as long as frames carry at least what their headers take.
@@ -121,9 +122,8 @@ class Placer {
       return "is a host tap at xdp: one verdict cannot pass a frame up the stack and broadcast it";
     }
     if (mode == Mode::inline_pair && how.capture != Capture::tee) {
-      return "has capture redirect: its originals go to the broker, the kernel broadcasts only "
-             "from "
-             "a tee";
+      return "has capture redirect: its originals go to the broker, the kernel broadcasts "
+             "only from a tee";
     }
     const auto generic = std::ranges::find_if_not(how.links, host::has_native_xdp);
     if (generic == how.links.end()) return {};
@@ -285,12 +285,6 @@ class Placer {
       }
     }
     return group;
-  }
-
-  static std::uint64_t set_of(const std::vector<std::uint32_t>& numbers) {
-    std::uint64_t set = 0;
-    for (const std::uint32_t number : numbers) set |= std::uint64_t{1} << number;
-    return set;
   }
 
   /// There are at most as many taps as ports.

@@ -17,21 +17,11 @@ namespace {
 
 using EditObject = Skeleton<edit_bpf, edit_bpf__destroy>;
 
-Result<UniqueFd> create(bpf_map_type type, const char* name, std::size_t key, std::size_t value,
-                        std::size_t entries, int inner = -1) {
-  LIBBPF_OPTS(bpf_map_create_opts, options);
-  if (inner >= 0) options.inner_map_fd = static_cast<__u32>(inner);
-  const int fd = bpf_map_create(type, name, static_cast<__u32>(key), static_cast<__u32>(value),
-                                static_cast<__u32>(std::max<std::size_t>(entries, 1)), &options);
-  if (fd < 0) return bpf_error(std::string("creating the BPF map ") + name, -errno);
-  return UniqueFd(fd);
-}
-
 /// Room for the output, which comes first: if the kernel has no memory for all clones, the last
 /// ones are those it does not make.
 Result<UniqueFd> create_destinations(std::size_t monitors) {
-  return create(BPF_MAP_TYPE_DEVMAP, "destinations", sizeof(__u32), sizeof(bpf_devmap_val),
-                1 + monitors);
+  return create_map(BPF_MAP_TYPE_DEVMAP, "destinations", sizeof(__u32), sizeof(bpf_devmap_val),
+                    1 + monitors);
 }
 
 constexpr __u32 kOutput = 0;
@@ -72,12 +62,12 @@ Result<FanMaps> FanMaps::load(const plan::FanOut& fan,
   if (!model) return model.error();
   constexpr std::size_t number = sizeof(__u32);
   for (auto& done :
-       {loaded.maps_.add("broadcasts", create(BPF_MAP_TYPE_ARRAY_OF_MAPS, "broadcasts", number,
-                                              number, count, model->get())),
-        loaded.maps_.add("broadcast_of", create(BPF_MAP_TYPE_HASH, "broadcast_of",
-                                                sizeof(vtap_broadcast), number, count)),
-        loaded.maps_.add("output_longest", create(BPF_MAP_TYPE_ARRAY, "output_longest", number,
-                                                  number, VTAP_MAX_PORTS))}) {
+       {loaded.maps_.add("broadcasts", create_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, "broadcasts", number,
+                                                  number, count, {.inner = model->get()})),
+        loaded.maps_.add("broadcast_of", create_map(BPF_MAP_TYPE_HASH, "broadcast_of",
+                                                    sizeof(vtap_broadcast), number, count)),
+        loaded.maps_.add("output_longest", create_map(BPF_MAP_TYPE_ARRAY, "output_longest", number,
+                                                      number, VTAP_MAX_PORTS))}) {
     if (!done) return done.error();
   }
   for (std::uint32_t port = 0; port < tap_of_port.size(); ++port) {

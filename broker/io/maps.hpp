@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <linux/bpf.h>
+
+#include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -11,6 +15,18 @@
 struct bpf_object;
 
 namespace vtap::io {
+
+struct MapOptions {
+  std::uint32_t flags = 0;  ///< BPF_F_*; BPF_F_NO_PREALLOC goes by itself where it must be
+  int inner = -1;           ///< of maps of maps: one that is like those
+};
+
+/// Sizes are bytes; no entries become one, as the kernel makes no empty map.
+Result<UniqueFd> create_map(bpf_map_type type, const char* name, std::size_t key_size,
+                            std::size_t value_size, std::size_t entries, MapOptions how = {});
+
+/// Makes a map the one of that name in an object that is opened, not yet loaded.
+Result<void> reuse(bpf_object* object, const char* name, int fd);
 
 /// BPF maps that several programs share, by their names in xdp/.
 class SharedMaps {

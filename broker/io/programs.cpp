@@ -34,18 +34,6 @@ using LegObject = Skeleton<leg_bpf, leg_bpf__destroy>;
 using MonitorObject = Skeleton<monitor_bpf, monitor_bpf__destroy>;
 using ErrorsObject = Skeleton<errors_bpf, errors_bpf__destroy>;
 
-Result<UniqueFd> create_map(bpf_map_type type, const char* name, std::size_t key_size,
-                            std::size_t value_size, std::size_t entries, std::uint32_t flags = 0) {
-  LIBBPF_OPTS(bpf_map_create_opts, options);
-  if (type == BPF_MAP_TYPE_LPM_TRIE) options.map_flags = BPF_F_NO_PREALLOC;
-  options.map_flags |= flags;
-  const int fd = bpf_map_create(
-      type, name, static_cast<std::uint32_t>(key_size), static_cast<std::uint32_t>(value_size),
-      static_cast<std::uint32_t>(std::max<std::size_t>(entries, 1)), &options);
-  if (fd < 0) return bpf_error(std::string("creating the BPF map ") + name, -errno);
-  return UniqueFd(fd);
-}
-
 Result<void> put(const UniqueFd& map, const char* name, const void* key, const void* value) {
   if (bpf_map_update_elem(map.get(), key, value, BPF_ANY) == 0) return {};
   return bpf_error(std::string("filling the BPF map ") + name, -errno);
@@ -124,7 +112,7 @@ Result<UniqueFd> load_fields(const plan::Tables& tables) {
 Result<UniqueFd> load_limits(const std::vector<vtap_limits>& limits) {
   static_assert(sizeof(vtap_limits) % VTAP_CACHE_LINE == 0);
   auto map = create_map(BPF_MAP_TYPE_ARRAY, "limits", sizeof(std::uint32_t), sizeof(vtap_limits),
-                        limits.size(), BPF_F_MMAPABLE);
+                        limits.size(), {.flags = BPF_F_MMAPABLE});
   for (std::uint32_t number = 0; map && number < limits.size(); ++number) {
     if (auto done = put(*map, "limits", &number, &limits[number]); !done) return done.error();
   }
@@ -141,14 +129,7 @@ Result<UniqueFd> make_cache(const vtap_class_config& config) {
       offsetof(vtap_verdict, key) + static_cast<std::size_t>(used) * sizeof(std::uint64_t);
   const std::size_t lines = (bytes + VTAP_CACHE_LINE - 1) / VTAP_CACHE_LINE;
   return create_map(BPF_MAP_TYPE_ARRAY, "verdicts", sizeof(std::uint32_t), lines * VTAP_CACHE_LINE,
-                    std::size_t{cpus.value()} * config.cache_slots, BPF_F_MMAPABLE);
-}
-
-Result<void> reuse(bpf_object* object, const char* name, int fd) {
-  bpf_map* map = bpf_object__find_map_by_name(object, name);
-  if (map == nullptr) return Error{std::string("the BPF object has no map ") + name};
-  const int error = bpf_map__reuse_fd(map, fd);
-  return error == 0 ? Result<void>{} : bpf_error(std::string("sharing the BPF map ") + name, error);
+                    std::size_t{cpus.value()} * config.cache_slots, {.flags = BPF_F_MMAPABLE});
 }
 
 Result<void> share_maps(bpf_object* object, const TeeMemory& memory, const ClassMaps& classes) {
@@ -210,24 +191,6 @@ Result<void> fill_slot(int slot_fd, int program_fd) {
 
 }  // namespace
 
-Result<void> SharedMaps::add(const char* name, Result<UniqueFd> map) {
-  if (!map) return map.error();
-  maps_.emplace_back(name, std::move(*map));
-  return {};
-}
-
-int SharedMaps::fd(std::string_view name) const noexcept {
-  const auto found = std::ranges::find(maps_, name, [](const auto& entry) { return entry.first; });
-  return found == maps_.end() ? -1 : found->second.get();
-}
-
-Result<void> SharedMaps::share_with(bpf_object* object) const {
-  for (const auto& [name, map] : maps_) {
-    if (auto done = reuse(object, name, map.get()); !done) return done;
-  }
-  return {};
-}
-
 Result<ClassMaps> ClassMaps::load(const plan::Tables& tables) {
   ClassMaps loaded;
   SharedMaps& maps = loaded.maps_;
@@ -259,7 +222,7 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   loaded.pairs_.resize(policies.size());
   for (std::uint32_t i = 0; i < policies.size(); ++i) {
     if (tables.placements[i] != plan::Placement::kernel) continue;
-    by_policy[i] = {.monitors = 0,
+    by_policy[i] = {.monitors = plan::set_of(policies[i].monitors),
                     .first_pair = pairs,
                     .policy = i,
                     .limits = 0,
@@ -270,7 +233,6 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
     }
     const auto& monitors = policies[i].monitors;
     for (const std::uint32_t monitor : monitors) {
-      by_policy[i].monitors |= std::uint64_t{1} << monitor;
       // The program counts them in the order of their bits.
       const auto before =
           std::ranges::count_if(monitors, [&](std::uint32_t other) { return other < monitor; });

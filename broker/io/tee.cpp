@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 
+#include "io/maps.hpp"
 #include "io/xsk.hpp"
 #include "pipeline/checksum.hpp"
 
@@ -21,27 +22,22 @@ constexpr std::uint32_t kDoorbellBytes = 4096;
 constexpr std::uint32_t kLeastShare = 32;
 constexpr std::uint64_t kMakersNs = 10'000'000;  ///< how often the makers of copies are looked at
 
-Result<UniqueFd> create_map(bpf_map_type type, const char* name, std::uint32_t value_size,
-                            std::uint32_t entries, const bpf_map_create_opts* options) {
-  const std::uint32_t key_size = type == BPF_MAP_TYPE_RINGBUF ? 0 : sizeof(std::uint32_t);
-  const int fd = bpf_map_create(type, name, key_size, value_size, entries, options);
-  if (fd < 0) return bpf_error(std::string("creating the BPF map ") + name, -errno);
-  return UniqueFd(fd);
-}
-
 Result<UniqueFd> create_shared_array(const char* name, std::uint32_t value_size,
                                      std::uint32_t entries) {
-  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = BPF_F_MMAPABLE);
-  return create_map(BPF_MAP_TYPE_ARRAY, name, value_size, entries, &options);
+  return create_map(BPF_MAP_TYPE_ARRAY, name, sizeof(std::uint32_t), value_size, entries,
+                    {.flags = BPF_F_MMAPABLE});
+}
+
+Result<UniqueFd> create_doorbell() {
+  return create_map(BPF_MAP_TYPE_RINGBUF, "vtap_bell", 0, 0, kDoorbellBytes);
 }
 
 Result<UniqueFd> create_doorbells(std::uint32_t cpus) {
-  auto model = create_map(BPF_MAP_TYPE_RINGBUF, "vtap_bell", 0, kDoorbellBytes, nullptr);
+  auto model = create_doorbell();
   if (!model) return model.error();
-  LIBBPF_OPTS(bpf_map_create_opts, options,
-              .inner_map_fd = static_cast<std::uint32_t>(model->get()));
-  return create_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, "vtap_bells", sizeof(std::uint32_t), cpus,
-                    &options);
+  constexpr std::size_t number = sizeof(std::uint32_t);
+  return create_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, "vtap_bells", number, number, cpus,
+                    {.inner = model->get()});
 }
 
 std::uint32_t load(const std::uint32_t& word, std::memory_order order) noexcept {
@@ -113,7 +109,7 @@ vtap_port_counters TeeMemory::counters(std::uint32_t port) const noexcept {
 void Doorbell::Free::operator()(ring_buffer* buffer) const noexcept { ring_buffer__free(buffer); }
 
 Result<Doorbell> Doorbell::create() {
-  auto fd = create_map(BPF_MAP_TYPE_RINGBUF, "vtap_bell", 0, kDoorbellBytes, nullptr);
+  auto fd = create_doorbell();
   if (!fd) return fd.error();
   std::unique_ptr<ring_buffer, Free> buffer(ring_buffer__new(
       fd->get(), [](void*, void*, std::size_t) { return 0; }, nullptr, nullptr));

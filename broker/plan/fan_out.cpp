@@ -7,12 +7,6 @@
 namespace vtap::plan {
 namespace {
 
-std::uint64_t set_of(const config::Policy& policy) {
-  std::uint64_t set = 0;
-  for (const std::uint32_t monitor : policy.monitors) set |= std::uint64_t{1} << monitor;
-  return set;
-}
-
 template <typename T>
 bool contains(const std::vector<T>& values, const T& value) {
   return std::find(values.begin(), values.end(), value) != values.end();
@@ -37,6 +31,12 @@ std::vector<std::uint64_t> unions(const std::vector<std::uint64_t>& of, std::siz
 
 }  // namespace
 
+std::uint64_t set_of(const std::vector<std::uint32_t>& numbers) {
+  std::uint64_t set = 0;
+  for (const std::uint32_t number : numbers) set |= std::uint64_t{1} << number;
+  return set;
+}
+
 Result<FanOut> fan_out(const config::Config& config, const std::vector<Placement>& placements,
                        const std::vector<bool>& at_xdp) {
   FanOut out;
@@ -48,7 +48,7 @@ Result<FanOut> fan_out(const config::Config& config, const std::vector<Placement
     for (std::size_t i = 0; i < config.policies.size(); ++i) {
       const config::Policy& policy = config.policies[i];
       if (placements[i] != Placement::kernel || !contains(policy.taps, tap)) continue;
-      wanted.push_back(set_of(policy));
+      wanted.push_back(set_of(policy.monitors));
       if (!policy.slice) continue;
       for (const std::uint32_t monitor : policy.monitors) {
         if (!contains(out.sliced, monitor)) out.sliced.push_back(monitor);

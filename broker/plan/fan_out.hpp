@@ -11,6 +11,9 @@
 
 namespace vtap::plan {
 
+/// Numbers below 64 (monitors, taps) as the bits of a set.
+std::uint64_t set_of(const std::vector<std::uint32_t>& numbers);
+
 /// What the programs at XDP need to serve policies in the kernel (docs/decisions/0021).
 struct FanOut {
   /// By tap: each set of monitors that one frame may have to go to, that of the first policy first;
