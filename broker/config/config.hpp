@@ -105,6 +105,7 @@ struct Tap {
 struct Rate {
   bool packets = false;
   std::uint64_t per_second = 0;
+  bool operator==(const Rate&) const = default;
 };
 
 struct Monitor {
@@ -130,11 +131,13 @@ struct Meter {
   std::uint64_t exceed_one_in = 0;
   Per per = Per::policy;
   std::uint32_t entries = 65536;  ///< hosts or flows
+  bool operator==(const Meter&) const = default;
 };
 
 struct Sample {
   std::uint64_t one_in = 0;     ///< 0: not set
   std::optional<double> flows;  ///< (0, 1]
+  bool operator==(const Sample&) const = default;
 };
 
 inline constexpr std::uint8_t kHighestPriority = 7;

@@ -2,6 +2,7 @@
 // Counters of the kernel, the devices and the workers, put together as DESIGN 7.3 has them.
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "engine/engine.hpp"
 
@@ -61,7 +62,7 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
   stats::TapPort out;
   out.name = port.link().name;
   out.hook = hook_word(port.hook());
-  out.state = carries_[index] ? "up" : "down";
+  out.state = port.carries ? "up" : "down";
   out.rx_frames = seen.rx_frames;
   out.rx_bytes = seen.rx_bytes;
   out.matched_frames = seen.matched;
@@ -78,10 +79,10 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
   out.passed_frames = seen.passed;
   if (port.mode() == config::Mode::inline_pair) {
     // A device counts failed transmissions of all kinds, also those that XDP reports (veth does).
-    const TapPort& output = *taps_[port.place().output_index];
-    const std::uint64_t tx_failed =
-        std::max<std::uint64_t>(failed.tx_failed, output.device_drops()) +
-        port.lost_without_output(seen.forwarded);
+    const TapPort* const output = port_numbered(port.place().output_index);
+    const std::uint64_t dropped = output != nullptr ? output->device_drops() : 0;
+    const std::uint64_t tx_failed = std::max<std::uint64_t>(failed.tx_failed, dropped) +
+                                    port.lost_without_output(seen.forwarded);
     const std::uint64_t late = originals.late_refused + originals.late_stale;
     out.passed_frames = minus(seen.forwarded + originals.taken, tx_failed + failed.too_long + late);
     out.not_passed = {
@@ -101,8 +102,8 @@ stats::TapPort Engine::port_snapshot(const TapPort& port) const {
 }
 
 stats::Tap Engine::tap_snapshot(std::uint32_t tap) const {
-  const config::Tap& config = plan_.config.taps[tap];
-  const ResolvedTap& how = resolved_.taps[tap];
+  const config::Tap& config = now_->config().taps[tap];
+  const ResolvedTap& how = now_->resolved.taps[tap];
   stats::Tap out{.name = config.name,
                  .mode = mode_word(config.mode),
                  .capture = std::string(capture_name(how.capture)),
@@ -114,128 +115,239 @@ stats::Tap Engine::tap_snapshot(std::uint32_t tap) const {
   return out;
 }
 
-stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
-  const config::Policy& config = plan_.config.policies[policy];
-  const auto total = [&](auto&& read) {
-    return sum(workers_, [&](const worker::Worker& worker) -> const pipeline::Counter& {
-      return read(worker.pipeline().policy_counters()[policy]);
-    });
+/// The plans that count: there are two during a reload.
+std::vector<const Generation*> Engine::generations() const {
+  std::vector<const Generation*> generations;
+  if (before_) generations.push_back(before_.get());
+  generations.push_back(now_.get());
+  return generations;
+}
+
+/// What a policy did under one plan.
+PolicyTotals Engine::policy_totals(const Generation& plan, std::uint32_t number) const {
+  const config::Policy& config = plan.config().policies[number];
+  PolicyTotals out;
+  const auto pair_of = [&](std::size_t place) -> PairTotals& {
+    return out.monitors[plan.config().monitors[config.monitors[place]].name];
   };
-  using Counters = pipeline::PolicyCounters;
-  stats::Policy out;
-  out.name = config.name;
-  const bool in_kernel = plan_.tables.placements[policy] == plan::Placement::kernel;
-  out.placement = in_kernel ? "kernel" : "broker";
-  out.matched_frames = total([](const Counters& c) -> auto& { return c.matched_frames; });
-  out.matched_bytes = total([](const Counters& c) -> auto& { return c.matched_bytes; });
-  out.dropped = {{"sample", total([](const Counters& c) -> auto& { return c.dropped_sample; })},
-                 {"meter", total([](const Counters& c) -> auto& { return c.dropped_meter; })},
-                 {"once", total([](const Counters& c) -> auto& { return c.dropped_once; })},
-                 {"head", total([](const Counters& c) -> auto& { return c.dropped_head; })}};
-  out.metered = {total([](const Counters& c) -> auto& { return c.green_frames; }),
-                 total([](const Counters& c) -> auto& { return c.yellow_frames; }),
-                 total([](const Counters& c) -> auto& { return c.red_frames; })};
-  for (std::size_t i = 0; i < config.monitors.size(); ++i) {
-    stats::PolicyMonitor monitor;
-    monitor.name = plan_.config.monitors[config.monitors[i]].name;
-    monitor.sent_frames =
-        total([i](const Counters& c) -> auto& { return c.monitors[i].sent_frames; });
-    monitor.sent_bytes =
-        total([i](const Counters& c) -> auto& { return c.monitors[i].sent_bytes; });
-    monitor.already_sent =
-        total([i](const Counters& c) -> auto& { return c.monitors[i].already_sent; });
-    if (in_kernel) {
-      const vtap_pair_counters pair = clones_.pair(policy, static_cast<std::uint32_t>(i));
-      monitor.sent_frames = pair.sent_frames;
-      monitor.sent_bytes = pair.sent_bytes;
-      monitor.already_sent = pair.already_sent;
+  for (const auto& pipeline : plan.pipelines) {
+    const pipeline::PolicyCounters& counters = pipeline->policy_counters()[number];
+    out.matched_frames += counters.matched_frames.read();
+    out.matched_bytes += counters.matched_bytes.read();
+    out.sample += counters.dropped_sample.read();
+    out.meter += counters.dropped_meter.read();
+    out.once += counters.dropped_once.read();
+    out.head += counters.dropped_head.read();
+    out.green += counters.green_frames.read();
+    out.yellow += counters.yellow_frames.read();
+    out.red += counters.red_frames.read();
+    for (std::size_t i = 0; i < config.monitors.size(); ++i) {
+      const pipeline::PolicyMonitorCounters& pair = counters.monitors[i];
+      pair_of(i) += {.sent_frames = pair.sent_frames.read(),
+                     .sent_bytes = pair.sent_bytes.read(),
+                     .already_sent = pair.already_sent.read()};
     }
-    out.monitors.push_back(std::move(monitor));
   }
-  if (in_kernel) {
-    const vtap_placed_counters counters = clones_.policy(policy);
-    out.matched_frames = counters.matched_frames;
-    out.matched_bytes = counters.matched_bytes;
-    out.dropped = {{"sample", counters.dropped_sample},
-                   {"meter", counters.dropped_meter},
-                   {"once", 0},
-                   {"head", 0}};
-    out.metered = {counters.green, counters.yellow, counters.red};
+  if (plan.plan.tables.placements[number] != plan::Placement::kernel) return out;
+  const vtap_placed_counters counters = plan.clones.policy(number);
+  out += {.matched_frames = counters.matched_frames,
+          .matched_bytes = counters.matched_bytes,
+          .sample = counters.dropped_sample,
+          .meter = counters.dropped_meter,
+          .green = counters.green,
+          .yellow = counters.yellow,
+          .red = counters.red,
+          .monitors = {}};
+  for (std::uint32_t i = 0; i < config.monitors.size(); ++i) {
+    const vtap_pair_counters pair = plan.clones.pair(number, i);
+    pair_of(i) += {.sent_frames = pair.sent_frames,
+                   .sent_bytes = pair.sent_bytes,
+                   .already_sent = pair.already_sent};
   }
   return out;
 }
 
-/// A monitor whose policies the kernel serves: it got what they sent, but for what was refused.
-void Engine::add_clones(stats::Monitor& out, std::uint32_t monitor) const {
-  const vtap_clone_counters clones = clones_.monitor(monitor);
-  for (std::uint32_t policy = 0; policy < plan_.config.policies.size(); ++policy) {
-    if (plan_.tables.placements[policy] != plan::Placement::kernel) continue;
-    const auto& monitors = plan_.config.policies[policy].monitors;
-    const auto place = std::ranges::find(monitors, monitor);
+/// What became of a monitor's copies under one plan, before its rings.
+MonitorTotals Engine::monitor_totals(const Generation& plan, std::uint32_t number) const {
+  MonitorTotals out;
+  for (const auto& pipeline : plan.pipelines) {
+    const pipeline::MonitorCounters& counters = pipeline->monitor_counters()[number];
+    out.ring_full += counters.ring_full.read();
+    out.queue_full += counters.queue_full.read();
+    out.down += counters.down.read();
+  }
+  if (!plan.in_kernel(number)) return out;
+  out.in_kernel = true;
+  const vtap_clone_counters clones = plan.clones.monitor(number);
+  std::ranges::copy(clones.frames, out.lost_frames.begin());
+  std::ranges::copy(clones.bytes, out.lost_bytes.begin());
+  for (std::uint32_t policy = 0; policy < plan.config().policies.size(); ++policy) {
+    if (plan.plan.tables.placements[policy] != plan::Placement::kernel) continue;
+    const auto& monitors = plan.config().policies[policy].monitors;
+    const auto place = std::ranges::find(monitors, number);
     if (place == monitors.end()) continue;
     const vtap_pair_counters pair =
-        clones_.pair(policy, static_cast<std::uint32_t>(place - monitors.begin()));
-    out.tx_frames += pair.sent_frames;
-    out.tx_bytes += pair.sent_bytes;
+        plan.clones.pair(policy, static_cast<std::uint32_t>(place - monitors.begin()));
+    out.cloned_frames += pair.sent_frames;
+    out.cloned_bytes += pair.sent_bytes;
   }
-  // A device counts what it drops, but some do not count what XDP redirects to them.
-  const std::uint64_t device =
-      std::max(monitors_[monitor]->device_drops(), errors_.refused_copies(monitor));
-  const auto sum_of = [](const auto& reasons) {
-    return std::accumulate(std::begin(reasons), std::end(reasons), std::uint64_t{0});
+  return out;
+}
+
+/// What became of copies in its rings, in the queues before these, and behind.
+MonitorTotals Engine::ring_totals(const MonitorPort& monitor) const {
+  MonitorTotals out;
+  const auto add_refused = [&](std::uint32_t target) {
+    for (const auto& worker : workers_) {
+      const pipeline::MonitorCounters& refused = worker->refused(target);
+      out.ring_full += refused.ring_full.read();
+      out.queue_full += refused.queue_full.read();
+      out.down += refused.down.read();
+    }
   };
-  out.tx_frames = minus(out.tx_frames, sum_of(clones.frames) + device);
-  out.tx_bytes = minus(out.tx_bytes, sum_of(clones.bytes));
-  out.dropped = {{"ring_full", 0},
-                 {"queue_full", 0},
-                 {"down", clones.frames[VTAP_LOST_DOWN]},
-                 {"device", device},
-                 {"clone_failed", clones.frames[VTAP_LOST_FAILED]},
-                 {"too_long", clones.frames[VTAP_LOST_TOO_LONG]},
-                 {"too_long_to_clone", clones.frames[VTAP_LOST_NOT_CLONED]},
-                 {"no_xmit", clones.frames[VTAP_LOST_NO_XMIT]},
-                 {"no_broadcast", clones.frames[VTAP_LOST_NO_BROADCAST]}};
+  const auto add_queue = [&](const worker::Worker& owner, std::uint32_t target) {
+    add_refused(target);
+    if (const worker::MonitorQueue* queue = owner.queue(target)) {
+      out.queue_full += queue->dropped().read();
+    }
+  };
+  add_refused(monitor.target());
+  if (monitor.queue) add_queue(*monitor.owners().front(), monitor.queue->target);
+  for (const Leftover& leftover : leftovers_) {
+    if (leftover.monitor == monitor.name()) add_queue(*leftover.owner, leftover.target);
+  }
+  for (const worker::Worker* owner : monitor.owners()) {
+    const io::XskSink* const sink = owner->sink(monitor.target());
+    out.sent_frames += sink->sent_frames().read();
+    out.sent_bytes += sink->sent_bytes().read();
+  }
+  // The kernel completes a frame also when the device then drops it: only the device tells. Some
+  // do not count what XDP redirects to them.
+  out.device = std::max(monitor.device_drops(), errors_.refused_copies(monitor.number()));
+  return out;
+}
+
+stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
+  const config::Policy& config = now_->config().policies[policy];
+  PolicyTotals totals;
+  if (const auto past = past_.policies.find(config.name); past != past_.policies.end()) {
+    totals = past->second;
+  }
+  for (const Generation* plan : generations()) {
+    const auto& policies = plan->config().policies;
+    const auto its = std::ranges::find(policies, config.name, &config::Policy::name);
+    if (its == policies.end()) continue;
+    totals += policy_totals(*plan, static_cast<std::uint32_t>(its - policies.begin()));
+  }
+  stats::Policy out;
+  out.name = config.name;
+  out.placement =
+      now_->plan.tables.placements[policy] == plan::Placement::kernel ? "kernel" : "broker";
+  out.matched_frames = totals.matched_frames;
+  out.matched_bytes = totals.matched_bytes;
+  out.dropped = {{"sample", totals.sample},
+                 {"meter", totals.meter},
+                 {"once", totals.once},
+                 {"head", totals.head}};
+  out.metered = {totals.green, totals.yellow, totals.red};
+  for (const std::uint32_t monitor : config.monitors) {
+    const std::string& name = now_->config().monitors[monitor].name;
+    const PairTotals& pair = totals.monitors[name];
+    out.monitors.push_back({.name = name,
+                            .sent_frames = pair.sent_frames,
+                            .sent_bytes = pair.sent_bytes,
+                            .already_sent = pair.already_sent,
+                            .before_joining = pair.before_joining});
+  }
+  return out;
 }
 
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
   MonitorPort& port = *monitors_[monitor];
-  const auto refused = [&](pipeline::Counter pipeline::MonitorCounters::*counter) {
-    return sum(workers_, [&](const worker::Worker& worker) -> const pipeline::Counter& {
-      return worker.pipeline().monitor_counters()[monitor].*counter;
-    });
-  };
-  const auto sent = [&](auto&& read) {
-    return sum(port.owners(), [&](const worker::Worker& worker) -> const pipeline::Counter& {
-      return read(*worker.sink(monitor));
-    });
-  };
-  using Counters = pipeline::MonitorCounters;
-  // The kernel completes a frame also when the device then drops it: only the device tells.
-  const std::uint64_t device = port.device_drops();
-  stats::Monitor out;
-  out.name = plan_.config.monitors[monitor].name;
-  out.port = port.name();
-  out.state = port.up() ? "up" : "down";
-  out.tx_frames =
-      minus(sent([](const io::XskSink& sink) -> auto& { return sink.sent_frames(); }), device);
-  out.tx_bytes = sent([](const io::XskSink& sink) -> auto& { return sink.sent_bytes(); });
-  std::uint64_t gave_way = 0;
-  for (const worker::Worker* owner : port.owners()) {
-    const worker::MonitorQueue* queue = owner->queue(monitor);
-    if (queue == nullptr) continue;
-    gave_way += queue->dropped().read();
-    out.waiting_frames += queue->last_waiting();
+  MonitorTotals totals = ring_totals(port);
+  if (const auto past = past_.monitors.find(port.name()); past != past_.monitors.end()) {
+    totals += past->second;
   }
-  out.dropped = {{"ring_full", refused(&Counters::ring_full)},
-                 {"queue_full", refused(&Counters::queue_full) + gave_way},
-                 {"down", refused(&Counters::down)},
-                 {"device", device}};
-  if (resolved_.in_kernel(plan_.config, monitor)) add_clones(out, monitor);
+  for (const Generation* plan : generations()) {
+    const auto& monitors = plan->config().monitors;
+    const auto its = std::ranges::find(monitors, port.name(), &config::Monitor::name);
+    if (its == monitors.end()) continue;
+    totals += monitor_totals(*plan, static_cast<std::uint32_t>(its - monitors.begin()));
+  }
+  const auto sum_of = [](const auto& reasons) {
+    return std::accumulate(std::begin(reasons), std::end(reasons), std::uint64_t{0});
+  };
+  stats::Monitor out;
+  out.name = port.name();
+  out.port = port.port();
+  out.state = port.up() ? "up" : "down";
+  out.tx_frames = minus(totals.sent_frames + totals.cloned_frames,
+                        sum_of(totals.lost_frames) + totals.device);
+  out.tx_bytes = minus(totals.sent_bytes + totals.cloned_bytes, sum_of(totals.lost_bytes));
+  if (port.queue) {
+    out.waiting_frames = port.owners().front()->queue(port.queue->target)->last_waiting();
+  }
+  const auto& lost = totals.lost_frames;
+  out.dropped = {{"ring_full", totals.ring_full},
+                 {"queue_full", totals.queue_full},
+                 {"down", totals.down + lost[VTAP_LOST_DOWN]},
+                 {"device", totals.device}};
+  if (totals.in_kernel) {
+    out.dropped.insert(out.dropped.end(), {{"clone_failed", lost[VTAP_LOST_FAILED]},
+                                           {"too_long", lost[VTAP_LOST_TOO_LONG]},
+                                           {"too_long_to_clone", lost[VTAP_LOST_NOT_CLONED]},
+                                           {"no_xmit", lost[VTAP_LOST_NO_XMIT]},
+                                           {"no_broadcast", lost[VTAP_LOST_NO_BROADCAST]}});
+  }
+  out.removed_policies_frames = totals.removed_frames;
+  out.removed_policies_bytes = totals.removed_bytes;
   out.arrived_frames = port.arrived();
   for (const auto& socket : port.sockets()) {
     out.queues.push_back({socket->spec().queue, "tx", socket->zero_copy()});
   }
   return out;
+}
+
+/// The counters of a plan that is gone go on under the names that are still there. What a policy
+/// sent to a monitor stays with the monitor, if the policy or the pair is no more.
+void Engine::fold(const Generation& gone, const Generation& next) {
+  const auto& monitors = next.config().monitors;
+  const auto monitor_stays = [&](const std::string& name) {
+    return std::ranges::find(monitors, name, &config::Monitor::name) != monitors.end();
+  };
+  for (std::uint32_t i = 0; i < gone.config().policies.size(); ++i) {
+    past_.policies[gone.config().policies[i].name] += policy_totals(gone, i);
+  }
+  for (std::uint32_t i = 0; i < gone.config().monitors.size(); ++i) {
+    past_.monitors[gone.config().monitors[i].name] += monitor_totals(gone, i);
+  }
+  const auto forget_pair = [&](const std::string& monitor, const PairTotals& pair) {
+    if (!monitor_stays(monitor)) return;
+    past_.monitors[monitor].removed_frames += pair.sent_frames;
+    past_.monitors[monitor].removed_bytes += pair.sent_bytes;
+  };
+  for (auto past = past_.policies.begin(); past != past_.policies.end();) {
+    const auto& policies = next.config().policies;
+    const auto its = std::ranges::find(policies, past->first, &config::Policy::name);
+    std::set<std::string> has;
+    if (its != policies.end()) {
+      for (const std::uint32_t monitor : its->monitors) has.insert(monitors[monitor].name);
+    }
+    auto& pairs = past->second.monitors;
+    for (auto pair = pairs.begin(); pair != pairs.end();) {
+      if (has.contains(pair->first)) {
+        ++pair;
+        continue;
+      }
+      forget_pair(pair->first, pair->second);
+      pair = pairs.erase(pair);
+    }
+    for (const std::string& name : has) {
+      if (!pairs.contains(name)) pairs[name].before_joining = past->second.let_through();
+    }
+    past = its == policies.end() ? past_.policies.erase(past) : std::next(past);
+  }
+  std::erase_if(past_.monitors, [&](const auto& past) { return !monitor_stays(past.first); });
 }
 
 std::vector<stats::Worker> Engine::worker_snapshots() const {
@@ -258,19 +370,19 @@ std::vector<stats::Worker> Engine::worker_snapshots() const {
 stats::Snapshot Engine::snapshot() const {
   const std::lock_guard lock(ports_mutex_);
   stats::Snapshot out;
-  out.name = plan_.config.broker.name;
-  out.generation = plan_.generation;
+  out.name = broker_.name;
+  out.generation = now_->number();
   out.uptime_s = static_cast<double>(worker::monotonic_ns() - epoch_ns_) / 1e9;
-  for (std::uint32_t i = 0; i < plan_.config.taps.size(); ++i) out.taps.push_back(tap_snapshot(i));
-  for (std::uint32_t i = 0; i < plan_.config.policies.size(); ++i) {
+  for (std::uint32_t i = 0; i < now_->config().taps.size(); ++i) out.taps.push_back(tap_snapshot(i));
+  for (std::uint32_t i = 0; i < now_->config().policies.size(); ++i) {
     out.policies.push_back(policy_snapshot(i));
   }
-  for (std::uint32_t i = 0; i < plan_.config.monitors.size(); ++i) {
+  for (std::uint32_t i = 0; i < now_->config().monitors.size(); ++i) {
     out.monitors.push_back(monitor_snapshot(i));
   }
   out.workers = worker_snapshots();
-  out.umem = {.frames = plan_.config.broker.frames,
-              .frame_size = plan_.config.broker.frame_size,
+  out.umem = {.frames = broker_.frames,
+              .frame_size = broker_.frame_size,
               .free = 0};
   for (const auto& worker : workers_) out.umem.free += worker->free_frames();
   return out;

@@ -2,30 +2,34 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
+#include "engine/generation.hpp"
+#include "engine/ledger.hpp"
 #include "engine/monitor_port.hpp"
 #include "engine/resolve.hpp"
+#include "engine/shares.hpp"
 #include "engine/tap_port.hpp"
-#include "host/leg.hpp"
 #include "host/link_watch.hpp"
 #include "host/state.hpp"
 #include "io/programs.hpp"
 #include "io/tee.hpp"
-#include "pipeline/pipeline.hpp"
-#include "pipeline/scheduler.hpp"
 #include "plan/plan.hpp"
 #include "stats/snapshot.hpp"
 #include "worker/worker.hpp"
 
 namespace vtap::engine {
 
-/// The running broker: ports, memory, workers. plan -> open -> run -> drain.
+/// The running broker: memory, workers, and the plan that runs, which a reload replaces. A start is
+/// the reload from nothing. One thread, the control thread, calls all but snapshot() and status().
 class Engine {
  public:
   /// Opens everything and starts the workers; when it returns, frames are copied. On an error
@@ -33,6 +37,15 @@ class Engine {
   static Result<std::unique_ptr<Engine>> start(plan::Plan plan, Resolved resolved,
                                                host::StateDir state);
   ~Engine();
+
+  /// From one plan to another; each packet has one of them (docs/decisions/0022). `plan.generation`
+  /// is a new one. On an error the plan that ran goes on, and nothing has changed; error kind
+  /// usage: it asks for what only a restart can do. Takes as long as the broker holds copies of
+  /// the old plan, a second or two at most.
+  Result<void> reload(plan::Plan plan, Resolved resolved);
+
+  /// The plan that runs.
+  [[nodiscard]] const Generation& plan() const noexcept { return *now_; }
 
   /// Readable when follow_links() has work; -1: there is none.
   [[nodiscard]] std::array<int, 2> links_fds() const noexcept {
@@ -50,76 +63,126 @@ class Engine {
   /// The counters at this moment. Any thread.
   [[nodiscard]] stats::Snapshot snapshot() const;
 
- private:
-  Engine(plan::Plan plan, Resolved resolved, host::StateDir state, io::TeeMemory memory,
-         io::ClassMaps classes, io::CloneMaps clones, io::RedirectErrors errors,
-         host::LinkWatch watch);
+  /// By worker, a number that grows with each of its rounds. Any thread.
+  [[nodiscard]] std::vector<std::uint64_t> rounds() const;
 
-  Result<void> open();
-  Result<void> open_leg();
-  Result<host::Leg> start_leg() const;
-  Result<void> open_tap_ports();
-  Result<void> create_workers();
-  Result<void> open_tap_sockets();
-  Result<void> open_monitors();
-  Result<void> start_workers();
-  std::vector<worker::Worker*> assign_monitor(std::uint32_t monitor);
-  Result<void> engage();
-  void roll_back();
-  void share_frames();
-  void share_queues();
+  /// Ports of inline taps that a reload took away: wires, until somebody detaches them.
+  [[nodiscard]] const std::set<std::string>& left_wires() const noexcept { return left_; }
+  /// Takes away what the broker, or an earlier one, left on a port that it does not use. Returns
+  /// what was undone. Error kind usage: the port is in use.
+  Result<std::vector<std::string>> detach(const std::string& port);
+
+ private:
+  /// A port of a plan, and where it belongs.
+  struct Want {
+    TapPort::Place place;
+    host::Link link;
+  };
+  /// On the way from one plan to the next. Lists are in the order of the next plan.
+  struct Transition {
+    std::unique_ptr<Generation> next;
+    Shares shares;
+    std::vector<Want> wants;
+    std::vector<TapPort*> staying;                ///< null: a new one
+    std::vector<std::unique_ptr<TapPort>> ports;  ///< null: stays, or is opened at the last moment
+    std::vector<MonitorPort*> monitors;           ///< null: opened at the last moment
+    std::vector<std::unique_ptr<MonitorPort>> new_monitors;        ///< null: stays
+    std::vector<std::optional<MonitorPort::Queue>> new_queues;     ///< by monitor
+    std::vector<std::unique_ptr<TapPort>> gone;
+    std::vector<std::unique_ptr<MonitorPort>> gone_monitors;
+  };
+  /// A queue whose plan is gone and in which copies may still wait.
+  struct Leftover {
+    std::string monitor;
+    std::uint32_t target;
+    worker::Worker* owner;
+  };
+
+  Engine(config::Broker broker, host::StateDir state, io::TeeMemory memory,
+         io::RedirectErrors errors, host::LinkWatch watch);
+
+  Result<void> start_workers(const std::vector<std::uint32_t>& cpus);
+
+  // reload.cpp
+  Result<void> apply(plan::Plan plan, Resolved resolved);
+  Result<void> number_ports(plan::Plan& plan) const;
+  static std::vector<Want> wants_of(const Generation& plan);
+  void find_staying(Transition& transition) const;
+  Result<void> prepare(Transition& transition);
+  Result<void> prepare_taps(Transition& transition);
+  Result<void> prepare_monitors(Transition& transition);
+  Result<void> prepare_queue(Transition& transition, std::uint32_t monitor);
+  void undo(Transition& transition);
+  void commit(Transition& transition);
+  void let_go(Transition& transition);
+  void retire_port(TapPort& port);
+  void open_the_rest(Transition& transition);
+  void share_out(Transition& transition);
+  void adopt(Transition& transition);
+  void switch_over(Transition& transition);
+  void put_in_place(Transition& transition);
+  void finish(Transition& transition);
+  void drain_before();
+  void sweep(const std::string* forced = nullptr);
+  void drop_queue(const Leftover& leftover);
+  void fold_rings(const MonitorPort& monitor);
+  void give_up(MonitorPort& monitor);
+  [[nodiscard]] bool in_use(const std::string& port) const;
+  [[nodiscard]] MonitorPort::Makers makers_of(Generation& plan, std::uint32_t monitor) const;
+
+  // ports.cpp
+  Result<void> open_tap(Transition& transition, std::uint32_t tap);
+  Result<void> take_up(const std::vector<TapPort*>& tap, const Shares& shares);
+  Result<void> open_sockets(TapPort& port, const Shares& shares);
+  Result<void> connect_sockets(TapPort& port, const std::vector<TapPort*>& tap,
+                               const Shares& shares);
+  Result<std::unique_ptr<MonitorPort>> open_monitor(Transition& transition, std::uint32_t monitor,
+                                                    bool must);
+  void close_monitor(MonitorPort& monitor);
+  Result<std::uint32_t> new_target();
+  void free_target(std::uint32_t target);
+  void on_worker(std::uint32_t worker, const std::function<void(worker::Worker&)>& task) const;
+  static Result<void> set_output(Generation& plan, const TapPort::Place& place);
+  static void follow_output(Generation& plan, const TapPort& port, const host::Link& output);
+
   void retake(std::uint32_t tap, const std::vector<host::Link>& links);
-  Result<void> retake_port(std::size_t number);
-  Result<void> set_output(const TapPort::Place& place);
-  void follow_output(const TapPort& port, const host::Link& output);
+  Result<void> retake_port(std::size_t order);
   void follow_tap(TapPort& port, const std::vector<host::Link>& links);
   static void follow_monitor(MonitorPort& monitor, const std::vector<host::Link>& links);
-  void retire();
+  [[nodiscard]] const TapPort* port_numbered(std::uint8_t number) const;
   void disengage();
   void drain();
 
+  // collect.cpp
+  [[nodiscard]] std::vector<const Generation*> generations() const;
   stats::Tap tap_snapshot(std::uint32_t tap) const;
   stats::TapPort port_snapshot(const TapPort& port) const;
+  [[nodiscard]] PolicyTotals policy_totals(const Generation& plan, std::uint32_t policy) const;
+  [[nodiscard]] MonitorTotals monitor_totals(const Generation& plan, std::uint32_t monitor) const;
   stats::Policy policy_snapshot(std::uint32_t policy) const;
-  void add_clones(stats::Monitor& out, std::uint32_t monitor) const;
   stats::Monitor monitor_snapshot(std::uint32_t monitor) const;
+  [[nodiscard]] MonitorTotals ring_totals(const MonitorPort& monitor) const;
   std::vector<stats::Worker> worker_snapshots() const;
+  void fold(const Generation& gone, const Generation& next);
 
-  plan::Plan plan_;
-  Resolved resolved_;
+  config::Broker broker_;
   host::StateDir state_;
   io::TeeMemory memory_;
-  io::ClassMaps classes_;
-  io::CloneMaps clones_;
   io::RedirectErrors errors_;
-  std::optional<host::Leg> leg_;
   host::LinkWatch watch_;
-  pipeline::SharedPlan shared_;
   std::uint64_t epoch_ns_;
 
-  /// Frames for: tee rings and RX rings of one worker, one target of one worker, and the size of an
-  /// RX ring. See share_frames().
-  struct Shares {
-    std::uint32_t tee = 0;
-    std::uint32_t rx_ring = 0;
-    std::uint32_t target = 0;
-  } shares_;
-
-  /// What a monitor's copies may hold. See share_queues().
-  struct MonitorShare {
-    std::uint32_t owners = 1;  ///< workers with a TX queue of it: one, if it is scheduled
-    std::uint32_t ring = 1;    ///< frames in each ring at most
-    std::optional<pipeline::Scheduler::Spec> schedule;
-  };
-  std::vector<MonitorShare> monitor_shares_;  ///< by index in the config
-
-  std::vector<worker::Target> targets_;
   std::unique_ptr<worker::Crossing> crossing_;
-  mutable std::mutex ports_mutex_;  ///< what follow_links() changes and snapshot() reads
-  std::vector<std::unique_ptr<TapPort>> taps_;  ///< by port index
+  mutable std::mutex ports_mutex_;  ///< all below: what the control thread changes, others read
   std::vector<std::unique_ptr<worker::Worker>> workers_;
+  std::unique_ptr<Generation> before_;  ///< of which copies may be under way
+  std::unique_ptr<Generation> now_;
+  std::vector<std::unique_ptr<TapPort>> taps_;          ///< in the order of the plan
   std::vector<std::unique_ptr<MonitorPort>> monitors_;  ///< by index in the config
-  std::vector<bool> carries_;                           ///< by port index
+  Ledger past_;                                         ///< of plans and rings that are gone
+  std::vector<bool> targets_used_;
+  std::vector<Leftover> leftovers_;
+  std::set<std::string> left_;
   bool stopped_ = false;
 };
 

@@ -20,19 +20,30 @@ namespace vtap::engine {
 /// engine's thread only.
 class MonitorPort {
  public:
-  /// Of a monitor that the kernel serves: where the tap programs look for its port, and who counts
-  /// what the port refuses.
-  struct Kernel {
-    io::CloneMaps& clones;
-    io::RedirectErrors& errors;
-    bool at_tc;  ///< copies come by TC, too
+  /// What never changes of it.
+  struct Identity {
+    std::string name;          ///< of the monitor
+    std::string port;          ///< of the device
+    std::string owner;         ///< who claims it
+    std::uint32_t number = 0;  ///< for the counters of its device
+    std::uint32_t target = 0;  ///< its ring in every worker
+  };
+  /// Who makes copies for it.
+  struct Makers {
+    bool broker = false;         ///< workers: it needs sockets
+    bool at_tc = false;          ///< the kernel, at TC
+    std::vector<io::CloneMaps*> kernel;  ///< by which the tap programs find its port
+    std::vector<std::uint32_t> index;    ///< of the monitor in each of them
   };
 
-  /// `target`: number of the monitor, and index of its sink in every worker. `queues`: the workers
-  /// that own one each. `kernel`: if the kernel serves this monitor.
-  MonitorPort(const host::StateDir& state, std::string owner, std::string port,
-              std::uint32_t target, std::vector<worker::Worker*> queues, std::uint32_t ring_size,
-              pipeline::UmemView umem, std::optional<Kernel> kernel);
+  /// `queues`: the workers that own a ring each.
+  MonitorPort(const host::StateDir& state, Identity identity, std::vector<worker::Worker*> queues,
+              pipeline::UmemView umem, io::RedirectErrors& errors);
+
+  /// From now on these make copies for it. Those that it had may still do so.
+  Result<void> serve(Makers makers);
+  /// Only these still do.
+  void serve_only(Makers makers);
 
   /// The port is there: claims it and drops what arrives on it; if it carries, opens a TX socket
   /// per owning worker and hands them over, or tells the tap programs. No change if it is up
@@ -51,9 +62,19 @@ class MonitorPort {
   }
   [[nodiscard]] bool up() const noexcept { return up_; }
   [[nodiscard]] int ifindex() const noexcept { return port_ ? port_->link().ifindex : 0; }
-  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  /// Of the device.
+  [[nodiscard]] const std::string& port() const noexcept { return identity_.port; }
+  [[nodiscard]] const std::string& name() const noexcept { return identity_.name; }
+  [[nodiscard]] std::uint32_t number() const noexcept { return identity_.number; }
   [[nodiscard]] const std::vector<worker::Worker*>& owners() const noexcept { return owners_; }
-  [[nodiscard]] std::uint32_t target() const noexcept { return target_; }
+  [[nodiscard]] std::uint32_t target() const noexcept { return identity_.target; }
+
+  /// How its copies are scheduled, before they get to the ring: in a queue on owners()[0].
+  struct Queue {
+    std::uint32_t target = 0;
+    pipeline::Scheduler::Spec schedule;
+  };
+  std::optional<Queue> queue;
   [[nodiscard]] std::vector<std::unique_ptr<io::XskSocket>>& sockets() noexcept { return sockets_; }
   /// Frames that devices of this name dropped on output while they were this monitor's port.
   [[nodiscard]] std::uint64_t device_drops() const;
@@ -66,18 +87,19 @@ class MonitorPort {
 
  private:
   Result<void> claim(const host::Link& link);
-  Result<void> open_sockets(const host::Link& link);
+  Result<void> open_sockets();
+  void close_sockets();
   Result<void> tell_programs(const host::Link& link);
+  Result<void> tell(vtap_monitor_link link);
+  [[nodiscard]] host::PortSpec spec() const;
 
   const host::StateDir& state_;
-  std::string owner_;  ///< who claims the port
-  std::string name_;
-  std::uint32_t target_;
+  Identity identity_;
   std::vector<worker::Worker*> owners_;
-  std::uint32_t ring_size_;
   pipeline::UmemView umem_;
-  std::optional<Kernel> kernel_;
-  vtap_monitor_link told_{};  ///< to the tap programs
+  io::RedirectErrors& errors_;
+  Makers makers_;
+  std::vector<vtap_monitor_link> told_;  ///< to the tap programs, as makers_.kernel
   std::optional<host::Port> port_;
   std::optional<io::MonitorProgram> program_;
   std::vector<std::unique_ptr<io::XskSocket>> sockets_;  ///< by owner

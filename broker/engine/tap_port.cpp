@@ -43,14 +43,14 @@ bool goes_by_stack(const ResolvedTap& how, const TapPort::Place& place, const ho
          host::refuses_zero_copy_frames(link, *place.output);
 }
 
-vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
-                           const TapPort::Place& place, int leg) {
+vtap_port_config constants(const Generation& generation, const TapPort::Place& place) {
+  const plan::Plan& plan = generation.plan;
   const config::Tap& tap = plan.config.taps[place.tap];
   const auto& classes = plan.tables.taps[place.tap];
   vtap_port_config config{};
   config.port = place.index;
   config.mode = mode_of(tap.mode);
-  config.capture = capture_of(how.capture);
+  config.capture = capture_of(generation.resolved.taps[place.tap].capture);
   config.out_ifindex = place.output ? static_cast<__u32>(place.output->ifindex) : 0;
   config.unmatched_drop = tap.unmatched_drop ? 1 : 0;
   config.frame_size = plan.config.broker.frame_size;
@@ -60,39 +60,53 @@ vtap_port_config constants(const plan::Plan& plan, const ResolvedTap& how,
   config.match_none = classes.match_none ? 1 : 0;
   config.clones = classes.clones ? 1 : 0;
   config.tap_class = classes.tap_class;
-  config.leg_ifindex = static_cast<__u32>(leg);
+  config.leg_ifindex = generation.leg ? static_cast<__u32>(generation.leg->ifindex()) : 0;
   config.stale_ns = kStaleNs;
   config.classes = plan.tables.config;
   return config;
 }
 
+/// A program's constants, and the filters that it is to judge.
+struct ProgramSpec {
+  vtap_port_config config;
+  std::vector<io::PortFilter> filters;
+};
+
+ProgramSpec program_of(const Generation& plan, const TapPort::Place& place, host::Hook hook,
+                       bool by_stack) {
+  ProgramSpec spec{constants(plan, place),
+                   io::filters_of(plan.config(), plan.plan.tables, place.tap)};
+  spec.config.by_stack = by_stack ? 1 : 0;
+  if (hook == host::Hook::xdp) plan.clones.fan().describe(place.index, spec.config);
+  spec.config.filters = spec.filters.empty() || spec.config.match_all != 0 ? 0 : 1;
+  return spec;
+}
+
+void warn_of_left_out(const std::string& port, const io::TapPrograms& programs,
+                      const ProgramSpec& spec) {
+  if (programs.filters_left_out() == 0) return;
+  spdlog::warn(
+      "port {}: the kernel does not take all filters together; {} of {} are judged by the broker "
+      "alone",
+      port, programs.filters_left_out(), spec.filters.size());
+}
+
 }  // namespace
 
-Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, const plan::Plan& plan,
-                                               const ResolvedTap& how, const Place& place,
-                                               const host::Link& link, int leg,
-                                               const io::TeeMemory& memory,
-                                               const io::ClassMaps& classes,
-                                               const io::CloneMaps& clones) {
-  const config::Mode mode = plan.config.taps[place.tap].mode;
-  const auto filters = io::filters_of(plan.config, plan.tables, place.tap);
+Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, const Generation& plan,
+                                               const Place& place, const host::Link& link,
+                                               const io::TeeMemory& memory) {
+  const ResolvedTap& how = plan.resolved.taps[place.tap];
+  const config::Mode mode = plan.config().taps[place.tap].mode;
   std::vector<Station> stations;
   const bool by_stack = goes_by_stack(how, place, link);
   const auto add = [&](host::Direction direction, host::Hook hook) -> Result<void> {
-    vtap_port_config config = constants(plan, how, place, leg);
-    config.by_stack = by_stack ? 1 : 0;
-    if (hook == host::Hook::xdp) clones.fan().describe(place.index, config);
-    config.filters = filters.empty() || config.match_all != 0 ? 0 : 1;
+    const ProgramSpec spec = program_of(plan, place, hook, by_stack);
     auto programs =
         io::TapPrograms::load(hook == host::Hook::xdp ? io::ProgramHook::xdp : io::ProgramHook::tc,
-                              config, memory, classes, clones, filters);
+                              spec.config, memory, plan.classes, plan.clones, spec.filters);
     if (!programs) return programs.error();
-    if (programs->filters_left_out() != 0) {
-      spdlog::warn(
-          "port {}: the kernel does not take all filters together; {} of {} are judged by "
-          "the broker alone",
-          link.name, programs->filters_left_out(), filters.size());
-    }
+    warn_of_left_out(link.name, *programs, spec);
     stations.push_back({direction, hook, std::move(*programs)});
     return {};
   };
@@ -104,19 +118,64 @@ Result<std::unique_ptr<TapPort>> TapPort::open(const host::StateDir& state, cons
   }
   std::optional<io::WireProgram> wire;
   if (by_stack) {
-    auto program = io::WireProgram::load(constants(plan, how, place, leg));
+    auto program = io::WireProgram::load(constants(plan, place));
     if (!program) return program.error();
     wire.emplace(std::move(*program));
   }
   const bool ours_before = host::carries_ours(link);
   host::PortSpec spec{.name = link.name, .role = role_of(mode), .hook = how.hook};
   spec.by_stack = by_stack;
-  spec.owner = "broker " + plan.config.broker.name;
+  spec.owner = "broker " + plan.config().broker.name;
   auto port = host::Port::open(state, spec);
   if (!port) return port.error();
   for (const std::string& warning : port->warnings()) spdlog::warn("{}", warning);
   return std::unique_ptr<TapPort>(new TapPort(std::move(*port), std::move(stations),
                                               std::move(wire), place, how, mode, ours_before));
+}
+
+bool TapPort::fits(const Generation& plan, const Place& place, const host::Link& link) const {
+  const ResolvedTap& how = plan.resolved.taps[place.tap];
+  const auto output = [](const Place& of) { return of.output ? of.output->ifindex : 0; };
+  // Sockets stand between the plans of redirect.
+  const auto redirects = [](config::Capture capture) {
+    return capture == config::Capture::redirect;
+  };
+  const std::size_t stations = (how.ingress ? 1U : 0U) + (how.egress ? 1U : 0U);
+  return is_open() && link.ifindex == link_.ifindex && stations == stations_.size() &&
+         plan.config().taps[place.tap].mode == mode_ && output(place) == output(place_) &&
+         place.output_index == place_.output_index && redirects(how.capture) == redirects(capture_) &&
+         has(host::Direction::ingress, how.hook) == how.ingress &&
+         has(host::Direction::egress, host::Hook::tc) == how.egress &&
+         goes_by_stack(how, place, link) == wire_.has_value() &&
+         (!redirects(how.capture) || link.rx_queues == link_.rx_queues);
+}
+
+Result<void> TapPort::prepare(const Generation& plan, const Place& place,
+                              const io::TeeMemory& memory) {
+  for (Station& station : stations_) {
+    const ProgramSpec spec = program_of(plan, place, station.hook, wire_.has_value());
+    auto done = station.programs.prepare(spec.config, memory, plan.classes, plan.clones,
+                                         spec.filters);
+    if (!done) return done;
+  }
+  next_place_ = place;
+  next_capture_ = plan.resolved.taps[place.tap].capture;
+  return {};
+}
+
+Result<void> TapPort::switch_over() {
+  for (Station& station : stations_) {
+    if (auto done = station.programs.switch_over(); !done) return done;
+  }
+  place_ = next_place_;
+  capture_ = next_capture_;
+  return {};
+}
+
+void TapPort::settle() {
+  for (Station& station : stations_) {
+    if (auto done = station.programs.settle(); !done) spdlog::warn("{}", done.error().message);
+  }
 }
 
 void TapPort::close() {

@@ -13,7 +13,7 @@
 #include "host/port.hpp"
 #include "io/programs.hpp"
 #include "io/xsk.hpp"
-#include "plan/plan.hpp"
+#include "engine/generation.hpp"
 
 namespace vtap::engine {
 
@@ -26,19 +26,29 @@ class TapPort {
  public:
   struct Place {
     std::uint32_t tap = 0;             ///< index in the config
-    std::uint8_t index = 0;            ///< of the port, over all taps: index of its counters
+    std::uint8_t index = 0;            ///< number of the port: that of its counters
     std::optional<host::Link> output;  ///< inline: the other port
     std::uint8_t output_index = 0;     ///< and its index
   };
 
-  /// Claims and prepares the port, and loads its programs. Nothing is attached. `leg`: ifindex of
-  /// the leg, 0: there is none.
-  static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state, const plan::Plan& plan,
-                                               const ResolvedTap& how, const Place& place,
-                                               const host::Link& link, int leg,
-                                               const io::TeeMemory& memory,
-                                               const io::ClassMaps& classes,
-                                               const io::CloneMaps& clones);
+  /// Claims and prepares the port, and loads its programs. Nothing is attached.
+  static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state,
+                                               const Generation& plan, const Place& place,
+                                               const host::Link& link,
+                                               const io::TeeMemory& memory);
+
+  /// Whether another plan can have this port behind the stubs that are attached.
+  [[nodiscard]] bool fits(const Generation& plan, const Place& place,
+                          const host::Link& link) const;
+  /// Loads the programs of that plan, which fits.
+  Result<void> prepare(const Generation& plan, const Place& place, const io::TeeMemory& memory);
+  /// From now on the prepared programs decide. Each packet has one plan or the other.
+  Result<void> switch_over();
+  /// Its place in the plan that runs.
+  void move_to(const Place& place) { place_ = place; }
+  /// A grace period later: lets the programs of the plan before go. Or, without switch_over(), those
+  /// that were prepared.
+  void settle();
 
   /// Gives up the claim, for the one that comes in its place: its device is gone, or the other
   /// device of its pair. Programs that are attached stay.
@@ -81,6 +91,8 @@ class TapPort {
   [[nodiscard]] config::Capture capture() const noexcept { return capture_; }
   [[nodiscard]] config::Mode mode() const noexcept { return mode_; }
 
+  bool carries = false;  ///< as was last seen
+
   /// AF_XDP sockets by RX queue (redirect); empty for tee.
   std::vector<std::unique_ptr<io::XskSocket>> sockets;
   /// Inline redirect: index of the sinks by which originals leave through this port.
@@ -96,7 +108,8 @@ class TapPort {
 
   TapPort(host::Port port, std::vector<Station> stations, std::optional<io::WireProgram> wire,
           Place place, const ResolvedTap& how, config::Mode mode, bool ours_before)
-      : link_(port.link()),
+      : carries(port.link().ready()),
+        link_(port.link()),
         port_(std::move(port)),
         stations_(std::move(stations)),
         wire_(std::move(wire)),
@@ -115,7 +128,9 @@ class TapPort {
   /// At TC, where the plain path of an XDP program is the stack.
   std::optional<io::WireProgram> wire_;
   Place place_;
+  Place next_place_;  ///< of the prepared plan
   config::Capture capture_;
+  config::Capture next_capture_ = capture_;
   config::Mode mode_;
   bool ours_before_;
   std::string last_trouble_;

@@ -325,6 +325,10 @@ Result<Port> Port::open(const StateDir& state, const PortSpec& spec) {
   return applied.error();
 }
 
+Result<void> Port::set_up(const PortSpec& spec) {
+  return Setup(link_, journal_, warnings_).apply(demand_of(spec));
+}
+
 Result<XdpMode> Port::attach_xdp(int prog_fd, bool allow_generic) {
   return host::attach_xdp(link_.ifindex, prog_fd, allow_generic);
 }

@@ -47,6 +47,9 @@ class Port {
   /// For the log: what could not be set up as wished, and what follows from it.
   [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
 
+  /// Sets the port up for a role that asks for more than it was opened with.
+  Result<void> set_up(const PortSpec& spec);
+
   Result<XdpMode> attach_xdp(int prog_fd, bool allow_generic = false);
   /// By tcx as the spec says; else as a filter, and creates (and journals) the clsact qdisc where
   /// there is none.

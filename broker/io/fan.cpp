@@ -57,7 +57,9 @@ Result<FanMaps> FanMaps::load(const plan::FanOut& fan,
   FanMaps loaded;
   loaded.sliced_ = fan.sliced;
   std::size_t count = 0;
-  for (const std::uint32_t tap : tap_of_port) count += fan.sets[tap].size();
+  for (const std::uint32_t tap : tap_of_port) {
+    if (tap != kNoTap) count += fan.sets[tap].size();
+  }
   auto model = create_destinations(0);
   if (!model) return model.error();
   constexpr std::size_t number = sizeof(__u32);
@@ -71,6 +73,7 @@ Result<FanMaps> FanMaps::load(const plan::FanOut& fan,
     if (!done) return done.error();
   }
   for (std::uint32_t port = 0; port < tap_of_port.size(); ++port) {
+    if (tap_of_port[port] == kNoTap) continue;
     for (const std::uint64_t monitors : fan.sets[tap_of_port[port]]) {
       if (auto done = loaded.add(port, monitors); !done) return done.error();
     }

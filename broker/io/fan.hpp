@@ -19,7 +19,9 @@ namespace vtap::io {
 /// it is for the calling thread's network namespace.
 class FanMaps {
  public:
-  /// `tap_of_port`: by index of the tap port.
+  /// Of a port number that is not used.
+  static constexpr std::uint32_t kNoTap = ~0U;
+  /// `tap_of_port`: by number of the tap port.
   static Result<FanMaps> load(const plan::FanOut& fan,
                               const std::vector<std::uint32_t>& tap_of_port);
   FanMaps(FanMaps&&) noexcept;

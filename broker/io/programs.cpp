@@ -156,6 +156,15 @@ T sum_over_cpus(int map_fd, std::uint32_t key) {
   return sum;
 }
 
+/// Element of a per-CPU array.
+template <typename T>
+void set_to_zero(int map_fd, std::uint32_t key) noexcept {
+  const auto cpus = possible_cpus();
+  if (!cpus) return;
+  const std::vector<std::uint64_t> zeros(sizeof(T) / sizeof(std::uint64_t) * cpus.value(), 0);
+  bpf_map_update_elem(map_fd, &key, zeros.data(), BPF_ANY);
+}
+
 /// Sampler and meter of a policy, as full and as new as at the broker's start.
 vtap_limits limits_of(const config::Policy& policy) {
   vtap_limits limits{};
@@ -220,6 +229,7 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   std::vector<vtap_limits> limits;
   std::uint32_t pairs = 0;
   loaded.pairs_.resize(policies.size());
+  loaded.limits_.resize(policies.size(), ~0U);
   for (std::uint32_t i = 0; i < policies.size(); ++i) {
     if (tables.placements[i] != plan::Placement::kernel) continue;
     by_policy[i] = {.monitors = plan::set_of(policies[i].monitors),
@@ -228,6 +238,7 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
                     .limits = 0,
                     .slice = policies[i].slice.value_or(0)};
     if (policies[i].sample || policies[i].meter) {
+      loaded.limits_[i] = static_cast<std::uint32_t>(limits.size());
       limits.push_back(limits_of(policies[i]));
       by_policy[i].limits = static_cast<std::uint32_t>(limits.size());
     }
@@ -267,6 +278,21 @@ Result<CloneMaps> CloneMaps::load(const config::Config& config, const plan::Tabl
   return loaded;
 }
 
+void CloneMaps::go_on_from(const CloneMaps& before, const config::Config& its_config,
+                           const config::Config& config) noexcept {
+  for (std::size_t i = 0; i < config.policies.size(); ++i) {
+    const config::Policy& policy = config.policies[i];
+    const auto old = std::ranges::find(its_config.policies, policy.name, &config::Policy::name);
+    if (old == its_config.policies.end() || limits_[i] == ~0U) continue;
+    const std::uint32_t from =
+        before.limits_[static_cast<std::size_t>(old - its_config.policies.begin())];
+    if (from == ~0U || old->sample != policy.sample || old->meter != policy.meter) continue;
+    vtap_limits limits{};
+    if (bpf_map_lookup_elem(before.maps_.fd("limits"), &from, &limits) != 0) continue;
+    bpf_map_update_elem(maps_.fd("limits"), &limits_[i], &limits, BPF_ANY);
+  }
+}
+
 /// The entries of its device are there as long as programs may look for them.
 Result<void> CloneMaps::set_monitor(std::uint32_t monitor, vtap_monitor_link link) {
   if (link.ifindex != 0) {
@@ -290,18 +316,38 @@ vtap_clone_counters CloneMaps::monitor(std::uint32_t monitor) const {
   return sum_over_cpus<vtap_clone_counters>(maps_.fd("clone_counts"), monitor);
 }
 
-/// One hook's pair of skeletons is set, the other pair is empty.
+/// Of the skeletons, those of one hook are set, the others are empty.
 struct TapPrograms::State {
+  /// The program of one plan.
+  struct Plan {
+    TapXdp xdp;
+    TapTc tc;
+    std::size_t filters_left_out = 0;
+
+    [[nodiscard]] int fd() const {
+      return bpf_program__fd(xdp ? xdp->progs.vtap_tap_xdp : tc->progs.vtap_tap_tc);
+    }
+  };
   StubXdp stub_xdp;
-  TapXdp tap_xdp;
   StubTc stub_tc;
-  TapTc tap_tc;
+  Plan plan;
+  Plan other;  ///< the one before or after
+  // Of XDP, for all plans.
+  UniqueFd xsks, heartbeats_fd;
   std::optional<Mapping> heartbeats;
-  std::size_t filters_left_out = 0;
+  vtap_port_config config{};   ///< of the stub
+  int output_program = 0;      ///< of the plan
+  int other_output_program = 0;
 
   [[nodiscard]] int slot_fd() const {
     return bpf_map__fd(stub_xdp ? stub_xdp->maps.slot : stub_tc->maps.slot);
   }
+  Result<void> load_tc(const vtap_port_config& its, const TeeMemory& memory,
+                       const ClassMaps& classes, const CloneMaps& clones,
+                       const std::vector<PortFilter>& filters);
+  Result<void> load_xdp(const vtap_port_config& its, const TeeMemory& memory,
+                        const ClassMaps& classes, const CloneMaps& clones,
+                        const std::vector<PortFilter>& filters);
 };
 
 TapPrograms::TapPrograms(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -352,60 +398,127 @@ Result<TapPrograms> TapPrograms::load(ProgramHook hook, const vtap_port_config& 
                                       const TeeMemory& memory, const ClassMaps& classes,
                                       const CloneMaps& clones,
                                       const std::vector<PortFilter>& filters) {
-  auto state = std::make_unique<State>();
+  TapPrograms loaded(std::make_unique<State>());
+  State& state = *loaded.state_;
+  state.config = config;
   const auto nothing = [](bpf_object*) { return Result<void>{}; };
-  const auto share = [&](bpf_object* object) { return share_maps(object, memory, classes); };
   if (hook == ProgramHook::tc) {
     auto stub =
         load_skeleton<StubTc, stub_tc_bpf__open, stub_tc_bpf__load>("the TC stub", config, nothing);
     if (!stub) return stub.error();
-    auto tap = load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>(
-        "the TC tap program", config, [&](bpf_object* object) {
-          leave_out(object, "vtap_filtered_tc", config.filters == 0);
-          auto done = share(object);
-          return done ? clones.maps().share_with(object) : done;
-        });
-    if (!tap) return tap.error();
-    if (config.filters != 0) {
-      auto done = chain(hook, config, filters, memory, (*tap)->maps.chain, nullptr,
-                        (*tap)->progs.vtap_filtered_tc);
-      if (!done) return done.error();
-      state->filters_left_out = *done;
+    state.stub_tc = std::move(*stub);
+  } else {
+    auto stub = load_skeleton<StubXdp, stub_xdp_bpf__open, stub_xdp_bpf__load>("the XDP stub",
+                                                                               config, nothing);
+    if (!stub) return stub.error();
+    state.stub_xdp = std::move(*stub);
+    if (auto done = loaded.create_queues(); !done) return done.error();
+    const int program = clones.fan().output_program();
+    if (auto done = set_output(state.stub_xdp->maps.out, config, program); !done) {
+      return done.error();
     }
-    state->stub_tc = std::move(*stub);
-    state->tap_tc = std::move(*tap);
-    return TapPrograms(std::move(state));
   }
-  auto stub = load_skeleton<StubXdp, stub_xdp_bpf__open, stub_xdp_bpf__load>("the XDP stub", config,
-                                                                             nothing);
-  if (!stub) return stub.error();
-  bpf_map* const out = (*stub)->maps.out;
-  if (auto done = set_output(out, config, clones.fan().output_program()); !done) {
-    return done.error();
+  auto prepared = loaded.prepare(config, memory, classes, clones, filters);
+  if (!prepared) return prepared.error();
+  std::swap(state.plan, state.other);
+  std::swap(state.output_program, state.other_output_program);
+  return loaded;
+}
+
+/// What the sockets' workers and the programs share, whatever the plan.
+Result<void> TapPrograms::create_queues() {
+  constexpr std::size_t number = sizeof(std::uint32_t);
+  auto xsks = create_map(BPF_MAP_TYPE_XSKMAP, "xsks", number, number, VTAP_MAX_QUEUES);
+  if (!xsks) return xsks.error();
+  auto beats = create_map(BPF_MAP_TYPE_ARRAY, "heartbeats", number, sizeof(std::uint64_t),
+                          VTAP_MAX_QUEUES, {.flags = BPF_F_MMAPABLE});
+  if (!beats) return beats.error();
+  auto mapping = Mapping::open(beats->get(), sizeof(std::uint64_t) * VTAP_MAX_QUEUES);
+  if (!mapping) return mapping.error();
+  state_->xsks = std::move(*xsks);
+  state_->heartbeats_fd = std::move(*beats);
+  state_->heartbeats.emplace(std::move(*mapping));
+  return {};
+}
+
+Result<void> TapPrograms::prepare(const vtap_port_config& config, const TeeMemory& memory,
+                                  const ClassMaps& classes, const CloneMaps& clones,
+                                  const std::vector<PortFilter>& filters) {
+  return state_->stub_tc ? state_->load_tc(config, memory, classes, clones, filters)
+                         : state_->load_xdp(config, memory, classes, clones, filters);
+}
+
+Result<void> TapPrograms::State::load_tc(const vtap_port_config& its, const TeeMemory& memory,
+                                         const ClassMaps& classes, const CloneMaps& clones,
+                                         const std::vector<PortFilter>& filters) {
+  const auto share = [&](bpf_object* object) {
+    leave_out(object, "vtap_filtered_tc", its.filters == 0);
+    auto done = share_maps(object, memory, classes);
+    return done ? clones.maps().share_with(object) : done;
+  };
+  auto tap =
+      load_skeleton<TapTc, tap_tc_bpf__open, tap_tc_bpf__load>("the TC tap program", its, share);
+  if (!tap) return tap.error();
+  std::size_t left_out = 0;
+  if (its.filters != 0) {
+    auto chained = chain(ProgramHook::tc, its, filters, memory, (*tap)->maps.chain, nullptr,
+                         (*tap)->progs.vtap_filtered_tc);
+    if (!chained) return chained.error();
+    left_out = *chained;
   }
-  const auto share_all = [&](bpf_object* object) {
-    leave_out(object, "vtap_filtered_xdp", config.filters == 0);
-    auto done = share(object);
+  other = {.xdp = {}, .tc = std::move(*tap), .filters_left_out = left_out};
+  return {};
+}
+
+Result<void> TapPrograms::State::load_xdp(const vtap_port_config& its, const TeeMemory& memory,
+                                          const ClassMaps& classes, const CloneMaps& clones,
+                                          const std::vector<PortFilter>& filters) {
+  bpf_map* const out = stub_xdp->maps.out;
+  const auto share = [&](bpf_object* object) {
+    leave_out(object, "vtap_filtered_xdp", its.filters == 0);
+    auto done = share_maps(object, memory, classes);
     if (done) done = clones.maps().share_with(object);
     if (done) done = clones.fan().maps().share_with(object);
+    if (done) done = reuse(object, "xsks", xsks.get());
+    if (done) done = reuse(object, "heartbeats", heartbeats_fd.get());
     return done ? reuse(object, "out", bpf_map__fd(out)) : done;
   };
-  auto tap = load_skeleton<TapXdp, tap_xdp_bpf__open, tap_xdp_bpf__load>("the XDP tap program",
-                                                                         config, share_all);
+  auto tap = load_skeleton<TapXdp, tap_xdp_bpf__open, tap_xdp_bpf__load>("the XDP tap program", its,
+                                                                         share);
   if (!tap) return tap.error();
-  if (config.filters != 0) {
-    auto done = chain(hook, config, filters, memory, (*tap)->maps.chain, out,
-                      (*tap)->progs.vtap_filtered_xdp);
-    if (!done) return done.error();
-    state->filters_left_out = *done;
+  std::size_t left_out = 0;
+  if (its.filters != 0) {
+    auto chained = chain(ProgramHook::xdp, its, filters, memory, (*tap)->maps.chain, out,
+                         (*tap)->progs.vtap_filtered_xdp);
+    if (!chained) return chained.error();
+    left_out = *chained;
   }
-  auto heartbeats =
-      Mapping::open(bpf_map__fd((*tap)->maps.heartbeats), sizeof(std::uint64_t) * VTAP_MAX_QUEUES);
-  if (!heartbeats) return heartbeats.error();
-  state->heartbeats.emplace(std::move(*heartbeats));
-  state->stub_xdp = std::move(*stub);
-  state->tap_xdp = std::move(*tap);
-  return TapPrograms(std::move(state));
+  // One that cuts leaves frames alone that nobody asked to cut, also those of the plan before.
+  const int program = clones.fan().output_program();
+  if (program != 0) {
+    if (auto done = set_output(out, config, program); !done) return done;
+  }
+  other_output_program = program;
+  other = {.xdp = std::move(*tap), .tc = {}, .filters_left_out = left_out};
+  return {};
+}
+
+Result<void> TapPrograms::switch_over() {
+  if (auto done = fill_slot(state_->slot_fd(), state_->other.fd()); !done) return done;
+  std::swap(state_->plan, state_->other);
+  std::swap(state_->output_program, state_->other_output_program);
+  return {};
+}
+
+Result<void> TapPrograms::settle() {
+  const bool other_cuts = state_->other_output_program != 0;
+  Result<void> done;
+  if (other_cuts) {
+    done = set_output(state_->stub_xdp->maps.out, state_->config, state_->output_program);
+  }
+  state_->other = {};
+  state_->other_output_program = 0;
+  return done;
 }
 
 int TapPrograms::stub_fd() const noexcept {
@@ -413,12 +526,11 @@ int TapPrograms::stub_fd() const noexcept {
                                           : state_->stub_tc->progs.vtap_stub_tc);
 }
 
-int TapPrograms::plan_fd() const noexcept {
-  return bpf_program__fd(state_->tap_xdp ? state_->tap_xdp->progs.vtap_tap_xdp
-                                         : state_->tap_tc->progs.vtap_tap_tc);
-}
+int TapPrograms::plan_fd() const noexcept { return state_->plan.fd(); }
 
-std::size_t TapPrograms::filters_left_out() const noexcept { return state_->filters_left_out; }
+std::size_t TapPrograms::filters_left_out() const noexcept {
+  return state_->plan.filters_left_out;
+}
 
 Result<void> TapPrograms::engage() { return fill_slot(state_->slot_fd(), plan_fd()); }
 
@@ -429,13 +541,12 @@ Result<void> TapPrograms::disengage() {
 }
 
 Result<void> TapPrograms::set_socket(std::uint32_t queue, int socket_fd) {
-  const int map = bpf_map__fd(state_->tap_xdp->maps.xsks);
-  if (bpf_map_update_elem(map, &queue, &socket_fd, BPF_ANY) == 0) return {};
+  if (bpf_map_update_elem(state_->xsks.get(), &queue, &socket_fd, BPF_ANY) == 0) return {};
   return bpf_error("giving an AF_XDP socket to a tap program", -errno);
 }
 
 void TapPrograms::clear_socket(std::uint32_t queue) noexcept {
-  bpf_map_delete_elem(bpf_map__fd(state_->tap_xdp->maps.xsks), &queue);
+  bpf_map_delete_elem(state_->xsks.get(), &queue);
 }
 
 std::uint64_t* TapPrograms::heartbeat(std::uint32_t queue) const noexcept {
@@ -558,6 +669,14 @@ void RedirectErrors::remove_monitor(int ifindex) noexcept {
 
 std::uint64_t RedirectErrors::refused_copies(std::uint32_t monitor) const {
   return sum_over_cpus<std::uint64_t>(bpf_map__fd(state_->object->maps.refused_copies), monitor);
+}
+
+void RedirectErrors::reset_port(std::uint32_t port) noexcept {
+  set_to_zero<vtap_redirect_errors>(bpf_map__fd(state_->object->maps.redirect_errors), port);
+}
+
+void RedirectErrors::reset_monitor(std::uint32_t monitor) noexcept {
+  set_to_zero<std::uint64_t>(bpf_map__fd(state_->object->maps.refused_copies), monitor);
 }
 
 void RedirectErrors::remove_port(int ifindex) noexcept {

@@ -40,6 +40,11 @@ class CloneMaps {
                                 const plan::FanOut& fan = {},
                                 const std::vector<std::uint32_t>& tap_of_port = {});
 
+  /// Samplers and meters of policies that were served by `before`, and are as they were there, go on
+  /// from where they are now.
+  void go_on_from(const CloneMaps& before, const config::Config& its_config,
+                  const config::Config& config) noexcept;
+
   /// Where the copies for a monitor go from now on; ifindex 0: nowhere, they count as `down`.
   Result<void> set_monitor(std::uint32_t monitor, vtap_monitor_link link);
 
@@ -60,6 +65,7 @@ class CloneMaps {
   FanMaps fan_;
   /// By policy and place in its list: number of the pair.
   std::vector<std::vector<std::uint32_t>> pairs_;
+  std::vector<std::uint32_t> limits_;  ///< by policy: its number in the map; ~0u: none
 };
 
 /// The two programs of a tap port: the stub that is attached, and the plan's, which the stub
@@ -84,6 +90,17 @@ class TapPrograms {
   /// Filters that this kernel does not judge, though they have a translation.
   [[nodiscard]] std::size_t filters_left_out() const noexcept;
 
+  /// Loads the program of another plan, behind the same stub. `config`: as for load(), and the same
+  /// but for what is the plan's. Goes on from a failure as if it had not been called.
+  Result<void> prepare(const vtap_port_config& config, const TeeMemory& memory,
+                       const ClassMaps& classes, const CloneMaps& clones,
+                       const std::vector<PortFilter>& filters = {});
+  /// From the next packet on the prepared program decides, in place of the one before.
+  Result<void> switch_over();
+  /// Lets the other program go: the one before, a grace period after switch_over(); or the prepared
+  /// one, if it is not to come.
+  Result<void> settle();
+
   /// From the next packet on the plan's program decides.
   Result<void> engage();
   /// From the next packet on the stub is a wire.
@@ -98,6 +115,7 @@ class TapPrograms {
  private:
   struct State;
   explicit TapPrograms(std::unique_ptr<State> state);
+  Result<void> create_queues();
   std::unique_ptr<State> state_;
 };
 
@@ -165,6 +183,9 @@ class RedirectErrors {
 
   Result<void> add_port(int ifindex, std::uint32_t port);
   void remove_port(int ifindex) noexcept;
+  /// The number is given to another port, or to another monitor.
+  void reset_port(std::uint32_t port) noexcept;
+  void reset_monitor(std::uint32_t monitor) noexcept;
   /// Since the start, over all CPUs.
   [[nodiscard]] vtap_redirect_errors read(std::uint32_t port) const;
 

@@ -106,6 +106,10 @@ vtap_port_counters TeeMemory::counters(std::uint32_t port) const noexcept {
   return sum;
 }
 
+void TeeMemory::reset_counters(std::uint32_t port) const noexcept {
+  for (std::uint32_t i = 0; i < cpus_; ++i) cpu(i).port[port] = {};
+}
+
 void Doorbell::Free::operator()(ring_buffer* buffer) const noexcept { ring_buffer__free(buffer); }
 
 Result<Doorbell> Doorbell::create() {
@@ -168,6 +172,7 @@ void TeeSource::receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept {
     }
     Ring& ring = *waiting_[first];
     seen -= take(ring, burst, until, seen);
+    if (is_of_another_plan(ring, burst)) break;
     if (ring.desc_cons == ring.desc_prod) std::swap(waiting_[first], waiting_[--left]);
   }
   for (Ring* ring : waiting_) settle(*ring);
@@ -192,6 +197,8 @@ std::uint32_t TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t 
   while (ring.desc_cons != ring.desc_prod && seen < most_seen && !burst.full()) {
     const vtap_desc& desc = ring.head();
     if (desc.time > until_ns) break;
+    if (burst.size == 0) burst.generation = desc.generation;
+    if (desc.generation != burst.generation) break;
     const auto address = umem_.start(pipeline::FrameNumber{desc.frame});
     if (in_umem) {
       // The frame is in another core's cache; the whole burst's first lines come at once.
@@ -209,6 +216,42 @@ std::uint32_t TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t 
   teed_bytes_.add(bytes);
   if (!in_umem) copied_bytes_.add(bytes);
   return seen;
+}
+
+/// The ring's next copy: it waits for a burst of its own.
+bool TeeSource::is_of_another_plan(const Ring& ring, const pipeline::Burst& burst) noexcept {
+  return burst.size != 0 && ring.desc_cons != ring.desc_prod &&
+         ring.head().generation != burst.generation;
+}
+
+TeeSource::Mark TeeSource::mark() const {
+  Mark mark;
+  for (const Ring& ring : rings_) mark.push_back(load_acquire(ring.shared->desc_prod));
+  return mark;
+}
+
+bool TeeSource::is_past(const Mark& mark) const noexcept {
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    if (static_cast<std::int32_t>(mark[i] - rings_[i].desc_cons) > 0) return false;
+  }
+  return true;
+}
+
+void TeeSource::set_budget(std::uint32_t frames) noexcept {
+  budget_ = frames;
+  share_out();
+}
+
+void TeeSource::recall() noexcept {
+  for (Ring& ring : rings_) {
+    const std::uint32_t used = load_acquire(ring.shared->free_cons);
+    while (ring.free_prod != used) {
+      pool_.release(pipeline::FrameNumber{
+          ring.shared->free_ring[--ring.free_prod & (VTAP_RING_SLOTS - 1)]});
+    }
+    ring.shared->free_prod_seen = used;
+    store_release(ring.shared->free_prod, used);
+  }
 }
 
 /// Gives the slots back of what receive() took, and frames for it.

@@ -49,6 +49,8 @@ class TeeMemory {
 
   /// A tap port's counters, summed over all CPUs.
   [[nodiscard]] vtap_port_counters counters(std::uint32_t port) const noexcept;
+  /// Precondition: no program counts for the port.
+  void reset_counters(std::uint32_t port) const noexcept;
 
  private:
   TeeMemory(UniqueFd umem_fd, UniqueFd cpus_fd, UniqueFd doorbells_fd, Mapping umem, Mapping rings,
@@ -100,8 +102,8 @@ class TeeSource {
             pipeline::FramePool& pool, std::uint32_t budget);
 
   /// Appends copies to the burst while there is room, in the order of their making, whichever CPUs
-  /// made them, and replaces the frames they came in. `now_ns`: any clock that goes on, for what is
-  /// done now and then.
+  /// made them, and replaces the frames they came in. All are of one plan, burst.generation. `now_ns`:
+  /// any clock that goes on, for what is done now and then.
   void receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept;
 
   /// Gives free frames to CPUs that have fewer than their share.
@@ -126,6 +128,18 @@ class TeeSource {
   /// Frames that lie in free rings or wait in tee rings.
   [[nodiscard]] std::uint32_t frames_out() const noexcept;
 
+  /// How far the programs have come, by ring; and whether all copies up to there have been taken.
+  using Mark = std::vector<std::uint32_t>;
+  [[nodiscard]] Mark mark() const;
+  [[nodiscard]] bool is_past(const Mark& mark) const noexcept;
+
+  /// Frames that the rings may hold together from now on. What they hold beyond that goes as copies
+  /// are made.
+  void set_budget(std::uint32_t frames) noexcept;
+  /// Takes the free frames back. Precondition: no program uses the rings, nor did since the last
+  /// grace period; the budget is 0.
+  void recall() noexcept;
+
  private:
   struct Ring {
     vtap_cpu* shared;
@@ -143,6 +157,7 @@ class TeeSource {
   /// look are among them. Returns how many of the first look.
   std::uint32_t take(Ring& ring, pipeline::Burst& burst, std::uint64_t until_ns,
                      std::uint32_t most_seen) noexcept;
+  static bool is_of_another_plan(const Ring& ring, const pipeline::Burst& burst) noexcept;
   void settle(Ring& ring) noexcept;
   void look_for_sole_maker(std::uint64_t now_ns) noexcept;
   void refill(Ring& ring) noexcept;

@@ -118,7 +118,7 @@ std::uint32_t XskSink::abandon() noexcept {
 
 XskSource::XskSource(XskSocket& socket, std::uint8_t port, pipeline::UmemView umem,
                      pipeline::FramePool& pool)
-    : socket_(socket), port_(port), umem_(umem), pool_(pool) {
+    : socket_(socket), port_(port), umem_(umem), pool_(pool), given_(umem.frames, false) {
   refill();
 }
 
@@ -128,7 +128,9 @@ void XskSource::receive(pipeline::Burst& burst) noexcept {
   const std::uint32_t count = xsk_ring_cons__peek(&socket_.rx, room, &slot);
   for (std::uint32_t i = 0; i < count; ++i) {
     const xdp_desc* desc = xsk_ring_cons__rx_desc(&socket_.rx, slot + i);
-    burst.push(pipeline::FrameAddress{desc->addr}, desc->len, port_);
+    const pipeline::FrameAddress address{desc->addr};
+    burst.push(address, desc->len, port_);
+    given_[static_cast<std::uint32_t>(umem_.number(address))] = false;
   }
   if (count != 0) xsk_ring_cons__release(&socket_.rx, count);
   out_ -= count;
@@ -143,14 +145,25 @@ void XskSource::refill() noexcept {
   std::uint32_t slot = 0;
   if (wanted != 0 && xsk_ring_prod__reserve(&socket_.fill, wanted, &slot) == wanted) {
     for (std::uint32_t i = 0; i < wanted; ++i) {
+      const pipeline::FrameNumber frame = pool_.take();
+      given_[static_cast<std::uint32_t>(frame)] = true;
       *xsk_ring_prod__fill_addr(&socket_.fill, slot + i) =
-          static_cast<std::uint64_t>(umem_.start(pool_.take()));
+          static_cast<std::uint64_t>(umem_.start(frame));
     }
     xsk_ring_prod__submit(&socket_.fill, wanted);
     out_ += wanted;
   }
   if (xsk_ring_prod__needs_wakeup(&socket_.fill) != 0) {
     recvfrom(socket_.fd(), nullptr, 0, MSG_DONTWAIT, nullptr, nullptr);
+  }
+}
+
+void XskSource::abandon() noexcept {
+  for (std::uint32_t frame = 0; out_ != 0 && frame < given_.size(); ++frame) {
+    if (!given_[frame]) continue;
+    given_[frame] = false;
+    pool_.release(pipeline::FrameNumber{frame});
+    --out_;
   }
 }
 

@@ -53,6 +53,8 @@ class XskSink final : public pipeline::Sink {
   /// Only copy mode can: there, nothing but our own system call moves the ring. Returns how many.
   std::uint32_t retract() noexcept;
 
+  /// Frames held at most from now on; what is held beyond that goes with its completions.
+  void set_limit(std::uint32_t limit) noexcept { limit_ = limit; }
   [[nodiscard]] bool connected() const noexcept { return socket_ != nullptr; }
   [[nodiscard]] std::uint32_t held() const noexcept { return held_; }
   /// Frames that post() takes for sure, if the ring is no smaller than the limit.
@@ -88,6 +90,8 @@ class XskSource {
   /// ring.
   void receive(pipeline::Burst& burst) noexcept;
   void refill() noexcept;
+  /// Once the socket is closed: gives back the frames that it held.
+  void abandon() noexcept;
   /// Nothing waits to be received.
   [[nodiscard]] bool empty() const noexcept;
 
@@ -102,6 +106,7 @@ class XskSource {
   pipeline::UmemView umem_;
   pipeline::FramePool& pool_;
   std::uint32_t out_ = 0;
+  std::vector<bool> given_;  ///< by frame: it waits in the fill or RX ring
 };
 
 }  // namespace vtap::io

@@ -36,6 +36,7 @@ struct Burst {
   static constexpr std::uint32_t kCapacity = 64;
 
   std::uint32_t size = 0;
+  std::uint32_t generation = 0;  ///< of the plan that selected the frames, if the source knows
   std::array<FrameAddress, kCapacity> address{};
   std::array<std::uint32_t, kCapacity> length{};  ///< bytes
   std::array<std::uint8_t, kCapacity> port{};     ///< tap port index

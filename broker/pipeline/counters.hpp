@@ -12,6 +12,8 @@ class Counter {
   void add(std::uint64_t n) noexcept {
     value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
   }
+  /// The writer's; for one that is to count something else.
+  void reset() noexcept { value_.store(0, std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t read() const noexcept {
     return value_.load(std::memory_order_relaxed);
   }

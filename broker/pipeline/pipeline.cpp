@@ -34,13 +34,9 @@ bool looks_at_keys(const config::Policy& policy) {
 SharedPlan::Policy make_policy(const config::Policy& config) {
   SharedPlan::Policy policy;
   if (config.filter) policy.filter = std::make_unique<filter::Filter>(*config.filter);
-  if (config.once) policy.once = std::make_unique<Once>();
-  if (config.sample) policy.sampler = std::make_unique<Sampler>(*config.sample);
-  if (counts_flows(config)) policy.flows = std::make_unique<FlowCounts>(config.flow_entries);
   if (config.head) policy.head = *config.head;
-  if (config.meter) {
-    policy.marker = std::make_unique<Marker>(*config.meter);
-    if (config.meter->exceed_slice != 0) policy.exceed_slice = config.meter->exceed_slice;
+  if (config.meter && config.meter->exceed_slice != 0) {
+    policy.exceed_slice = config.meter->exceed_slice;
   }
   policy.slice = config.slice.value_or(~0U);
   policy.slice_after = config.slice_after;
@@ -87,19 +83,25 @@ std::uint64_t count(FrameSet frames) noexcept {
 
 }  // namespace
 
-SharedPlan::SharedPlan(const plan::Plan& plan)
-    : classifier_(plan.tables),
+SharedPlan::SharedPlan(const plan::Plan& plan) : SharedPlan(plan, nullptr) {}
+
+SharedPlan::SharedPlan(const plan::Plan& plan, const SharedPlan* before)
+    : config_(plan.config),
+      classifier_(plan.tables),
       words_(plan.tables.config.match_words),
       reads_keys_(plan.tables.config.dims != 0 ||
                   std::ranges::any_of(plan.config.policies, looks_at_keys)) {
   if (std::ranges::any_of(plan.config.policies, looks_at_flows)) {
-    fragments_ = std::make_unique<Fragments>();
+    if (before != nullptr) fragments_ = before->fragments_;
+    if (!fragments_) fragments_ = std::make_shared<Fragments>();
   }
+  memories_.resize(plan.config.policies.size());
   policies_.reserve(plan.config.policies.size());
   std::vector<std::uint32_t> classes(plan.config.monitors.size(), 0);
   for (const auto& policy : plan.config.policies) {
     policies_.push_back(make_policy(policy));
     policies_.back().first_target = static_cast<std::uint32_t>(targets_.size());
+    remember(policies_.size() - 1, before);
     for (const std::uint32_t monitor : policy.monitors)
       targets_.push_back({monitor, classes[monitor]++});
   }
@@ -111,9 +113,47 @@ SharedPlan::SharedPlan(const plan::Plan& plan)
     not_ours_ = classifier_.tops_of(
         [&](std::uint32_t policy) { return placements[policy] == plan::Placement::kernel; });
   }
-  std::uint32_t port = 0;
+  std::size_t port = 0;
   for (std::uint32_t tap = 0; tap < plan.config.taps.size(); ++tap) {
-    for (std::size_t i = 0; i < plan.config.taps[tap].ports.size(); ++i) tap_of_port_[port++] = tap;
+    for (std::size_t i = 0; i < plan.config.taps[tap].ports.size(); ++i) {
+      tap_of_port_[plan.port_number(port++)] = tap;
+    }
+  }
+}
+
+void SharedPlan::remember(std::size_t number, const SharedPlan* before) {
+  const config::Policy& config = config_.policies[number];
+  Memory known;
+  const config::Policy* old = nullptr;
+  if (before != nullptr) {
+    const auto& olds = before->config_.policies;
+    const auto found = std::ranges::find(olds, config.name, &config::Policy::name);
+    if (found != olds.end()) {
+      old = &*found;
+      known = before->memories_[static_cast<std::size_t>(found - olds.begin())];
+    }
+  }
+  const auto take = [](auto& mine, auto& theirs, bool same, auto&& make) {
+    mine = same && theirs ? theirs : make();
+    return mine.get();
+  };
+  Memory& memory = memories_[number];
+  Policy& policy = policies_[number];
+  if (config.once) {
+    policy.once = take(memory.once, known.once, true, [] { return std::make_shared<Once>(); });
+  }
+  if (config.sample) {
+    policy.sampler = take(memory.sampler, known.sampler, old && old->sample == config.sample,
+                          [&] { return std::make_shared<Sampler>(*config.sample); });
+  }
+  if (counts_flows(config)) {
+    policy.flows =
+        take(memory.flows, known.flows, old && old->flow_entries == config.flow_entries,
+             [&] { return std::make_shared<FlowCounts>(config.flow_entries); });
+  }
+  if (config.meter) {
+    policy.marker = take(memory.marker, known.marker, old && old->meter == config.meter,
+                         [&] { return std::make_shared<Marker>(*config.meter); });
   }
 }
 
@@ -424,7 +464,7 @@ void Pipeline::fan_out(const Burst& burst) noexcept {
     const std::uint32_t size = std::exchange(outgoing.size, 0);
     const Sink::Posted posted =
         post(std::span(outgoing.descriptors).first(size), pool_, umem_, *monitors_[monitor]);
-    if (posted.taken < size) count_refused(monitor, posted.refusal, size - posted.taken);
+    if (posted.taken < size) monitor_counters_[monitor].count(posted.refusal, size - posted.taken);
   });
 }
 
@@ -436,20 +476,19 @@ void Pipeline::describe(Outgoing& outgoing, const Burst& burst, bool scheduled) 
   });
 }
 
-void Pipeline::count_refused(std::uint32_t monitor, Sink::Refusal why,
-                             std::uint32_t frames) noexcept {
-  MonitorCounters& counters = monitor_counters_[monitor];
+void MonitorCounters::count(Sink::Refusal why, std::uint32_t frames) noexcept {
   switch (why) {
     case Sink::Refusal::ring_full:
-      counters.ring_full.add(frames);
-      break;
+      return ring_full.add(frames);
     case Sink::Refusal::queue_full:
-      counters.queue_full.add(frames);
-      break;
+      return queue_full.add(frames);
     case Sink::Refusal::down:
-      counters.down.add(frames);
-      break;
+      return down.add(frames);
   }
+}
+
+void MonitorCounters::reset() noexcept {
+  for (Counter* counter : {&ring_full, &queue_full, &down}) counter->reset();
 }
 
 }  // namespace vtap::pipeline

@@ -25,6 +25,9 @@ namespace vtap::pipeline {
 class SharedPlan {
  public:
   explicit SharedPlan(const plan::Plan& plan);
+  /// As above; samplers, meters and flows of policies that are as they were in `before` go on from
+  /// where they are, also while that plan still runs.
+  SharedPlan(const plan::Plan& plan, const SharedPlan* before);
 
   struct Target {
     std::uint32_t monitor = 0;        ///< index into the config's monitors
@@ -33,10 +36,10 @@ class SharedPlan {
   /// One cache line, as each burst may meet others of thousands.
   struct alignas(64) Policy {
     std::unique_ptr<filter::Filter> filter;  ///< null: every frame
-    std::unique_ptr<Once> once;         ///< null: a packet may be taken at every port it crosses
-    std::unique_ptr<Sampler> sampler;   ///< null: every frame
-    std::unique_ptr<FlowCounts> flows;  ///< null: neither head nor slice_after
-    std::unique_ptr<Marker> marker;     ///< null: no limit
+    Once* once = nullptr;         ///< null: a packet may be taken at every port it crosses
+    Sampler* sampler = nullptr;   ///< null: every frame
+    FlowCounts* flows = nullptr;  ///< null: neither head nor slice_after
+    Marker* marker = nullptr;     ///< null: no limit
     std::uint32_t head = ~0U;           ///< packets of a flow
     std::uint32_t slice = ~0U;          ///< bytes
     std::uint32_t slice_after = 0;      ///< packets of a flow
@@ -67,15 +70,26 @@ class SharedPlan {
   }
 
  private:
+  /// What a policy remembers of frames, beyond the plan.
+  struct Memory {
+    std::shared_ptr<Once> once;
+    std::shared_ptr<Sampler> sampler;
+    std::shared_ptr<FlowCounts> flows;
+    std::shared_ptr<Marker> marker;
+  };
+  void remember(std::size_t policy, const SharedPlan* before);
+
+  const config::Config& config_;
   plan::Classifier classifier_;
   std::vector<Policy> policies_;
+  std::vector<Memory> memories_;  ///< by policy
   std::vector<Target> targets_;
   std::array<std::uint32_t, VTAP_MAX_PORTS> tap_of_port_{};
   std::vector<std::uint64_t> not_ours_;  ///< empty: all are ours
   std::uint64_t scheduled_ = 0;          ///< bits of monitors
   std::uint32_t words_;
   bool reads_keys_;
-  std::unique_ptr<Fragments> fragments_;
+  std::shared_ptr<Fragments> fragments_;
 };
 
 struct PolicyMonitorCounters {
@@ -90,6 +104,8 @@ struct alignas(64) PolicyCounters {
 };
 struct MonitorCounters {
   Counter ring_full, queue_full, down;
+  void count(Sink::Refusal why, std::uint32_t frames) noexcept;
+  void reset() noexcept;
 };
 
 /// The stages between a source and the monitors, for one worker: parse, classify, meter, edit, fan
@@ -116,9 +132,6 @@ class alignas(64) Pipeline {
   [[nodiscard]] std::span<const MonitorCounters> monitor_counters() const noexcept {
     return monitor_counters_;
   }
-  /// Counts copies that a monitor's owner could not post on behalf of another worker.
-  void count_refused(std::uint32_t monitor, Sink::Refusal why, std::uint32_t frames) noexcept;
-
  private:
   /// What goes to one monitor out of the burst at hand.
   struct alignas(64) Outgoing {

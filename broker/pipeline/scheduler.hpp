@@ -59,12 +59,14 @@ class Scheduler {
   struct Class {
     std::uint8_t priority = 0;  ///< 0..config::kHighestPriority
     std::uint32_t weight = 1;   ///< 1..config::kHeaviest
+    bool operator==(const Class&) const = default;
   };
   struct Spec {
     std::vector<Class> classes;
     std::optional<config::Rate> rate;
     std::uint32_t capacity = 1;  ///< frames that wait at most
     std::uint32_t longest = 0;   ///< bytes of a frame at most
+    bool operator==(const Spec&) const = default;
   };
   static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
   /// Bytes that the lightest class of a priority may send in a turn. A class has to have its turn's

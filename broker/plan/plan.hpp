@@ -89,6 +89,13 @@ struct Plan {
   std::uint32_t generation = 1;
   config::Config config;
   Tables tables;
+  /// By order of the ports over all taps: the number that programs and counters know each by.
+  /// Empty: that order.
+  std::vector<std::uint8_t> port_numbers;
+
+  [[nodiscard]] std::uint8_t port_number(std::size_t order) const {
+    return port_numbers.empty() ? static_cast<std::uint8_t>(order) : port_numbers[order];
+  }
 };
 
 }  // namespace vtap::plan

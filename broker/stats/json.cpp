@@ -73,6 +73,7 @@ Json policy_monitor_json(const PolicyMonitor& monitor) {
   out["sent_frames"] = monitor.sent_frames;
   out["sent_bytes"] = monitor.sent_bytes;
   out["already_sent"] = monitor.already_sent;
+  out["before_joining"] = monitor.before_joining;
   return out;
 }
 
@@ -101,6 +102,8 @@ Json monitor_json(const Monitor& monitor) {
   out["arrived_frames"] = monitor.arrived_frames;
   out["queues"] = array_json(monitor.queues, queue_json);
   out["waiting_frames"] = monitor.waiting_frames;
+  out["removed_policies"] = {{"sent_frames", monitor.removed_policies_frames},
+                             {"sent_bytes", monitor.removed_policies_bytes}};
   return out;
 }
 

@@ -40,6 +40,7 @@ struct Tap {
 struct PolicyMonitor {
   std::string name;
   std::uint64_t sent_frames = 0, sent_bytes = 0, already_sent = 0;
+  std::uint64_t before_joining = 0;  ///< let through before the policy had this monitor
 };
 
 /// What a policy's meter was asked about; without a peak rate none is red.
@@ -63,6 +64,8 @@ struct Monitor {
   std::uint64_t waiting_frames = 0;  ///< at this moment, in its queue
   Reasons dropped;
   std::vector<QueueInfo> queues;
+  /// Sent by policies that are gone, or that no longer have this monitor.
+  std::uint64_t removed_policies_frames = 0, removed_policies_bytes = 0;
 };
 
 struct Worker {

@@ -19,7 +19,7 @@ pipeline::Sink::Posted MonitorQueue::post(std::span<const TxDescriptor> frames) 
 bool MonitorQueue::serve(std::uint64_t now) noexcept {
   std::array<TxDescriptor, pipeline::Burst::kCapacity> batch;
   bool moved = false;
-  while (scheduler_.waiting() != 0) {
+  while (scheduler_.waiting() != 0 && !has_to_wait()) {
     const auto room = std::min<std::size_t>(ring_.room(), batch.size());
     const std::uint32_t count = scheduler_.dequeue(now, std::span(batch).first(room));
     if (count == 0) break;
@@ -33,7 +33,7 @@ bool MonitorQueue::serve(std::uint64_t now) noexcept {
 }
 
 std::uint64_t MonitorQueue::next_at() noexcept {
-  return ring_.room() == 0 ? pipeline::Scheduler::kNever : scheduler_.next_at();
+  return ring_.room() == 0 || has_to_wait() ? pipeline::Scheduler::kNever : scheduler_.next_at();
 }
 
 std::uint32_t MonitorQueue::abandon() noexcept {

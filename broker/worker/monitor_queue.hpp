@@ -25,6 +25,15 @@ class MonitorQueue final : public pipeline::Sink {
                pipeline::UmemView umem, io::FrameReturn& home)
       : scheduler_(schedule), ring_(ring), umem_(umem), home_(home) {}
 
+  /// What waits in `ahead`, a queue to the same ring that this one replaces, goes first. Null: none.
+  void follow(const MonitorQueue* ahead) noexcept { ahead_ = ahead; }
+
+  /// As if `queue` had never been there.
+  void stop_following(const MonitorQueue* queue) noexcept {
+    if (ahead_ == queue) ahead_ = nullptr;
+  }
+  [[nodiscard]] bool feeds(const io::XskSink& ring) const noexcept { return &ring_ == &ring; }
+
   /// Takes all of them while the ring has a socket, at the price of those that have to give way.
   Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
   /// Hands the ring what may go at `now`, ns. Returns whether anything did.
@@ -34,7 +43,7 @@ class MonitorQueue final : public pipeline::Sink {
   std::uint64_t next_at() noexcept;
   /// Frames wait for a ring that is full.
   [[nodiscard]] bool blocked() const noexcept {
-    return scheduler_.waiting() != 0 && ring_.connected() && ring_.room() == 0;
+    return scheduler_.waiting() != 0 && !has_to_wait() && ring_.connected() && ring_.room() == 0;
   }
   /// Gives back what waits. Returns how many frames that are.
   std::uint32_t abandon() noexcept;
@@ -49,10 +58,14 @@ class MonitorQueue final : public pipeline::Sink {
   }
 
  private:
+  [[nodiscard]] bool has_to_wait() const noexcept {
+    return ahead_ != nullptr && (ahead_->waiting() != 0 || ahead_->has_to_wait());
+  }
   void drop(const pipeline::TxDescriptor& frame) noexcept;
   void publish() noexcept { last_waiting_.store(scheduler_.waiting(), std::memory_order_relaxed); }
 
   pipeline::Scheduler scheduler_;
+  const MonitorQueue* ahead_ = nullptr;
   io::XskSink& ring_;
   pipeline::UmemView umem_;
   io::FrameReturn& home_;

@@ -60,41 +60,39 @@ std::uint64_t monotonic_ns() noexcept {
 }
 
 Result<std::unique_ptr<Worker>> Worker::create(WorkerSpec spec, pipeline::UmemView umem,
-                                               const pipeline::SharedPlan& plan,
-                                               std::vector<Target> targets, Crossing& crossing) {
+                                               Crossing& crossing) {
   auto doorbell = io::Doorbell::create();
   if (!doorbell) return doorbell.error();
   UniqueFd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!event || !epoll) return io::bpf_error("creating a worker's epoll", -errno);
-  std::unique_ptr<Worker> worker(new Worker(std::move(spec), umem, plan, std::move(targets),
-                                            crossing, std::move(*doorbell), std::move(event),
-                                            std::move(epoll)));
+  std::unique_ptr<Worker> worker(new Worker(std::move(spec), umem, crossing, std::move(*doorbell),
+                                            std::move(event), std::move(epoll)));
   for (const int fd : {worker->doorbell_.fd(), worker->event_.get()}) {
     if (auto done = worker->watch(fd); !done) return done.error();
   }
   return worker;
 }
 
-Worker::Worker(WorkerSpec spec, pipeline::UmemView umem, const pipeline::SharedPlan& plan,
-               std::vector<Target> targets, Crossing& crossing, io::Doorbell doorbell,
+Worker::Worker(WorkerSpec spec, pipeline::UmemView umem, Crossing& crossing, io::Doorbell doorbell,
                UniqueFd event, UniqueFd epoll)
     : spec_(std::move(spec)),
       umem_(umem),
-      plan_(plan),
-      targets_(std::move(targets)),
       crossing_(crossing),
       doorbell_(std::move(doorbell)),
       event_(std::move(event)),
       epoll_(std::move(epoll)),
       pool_(spec_.first_frame, spec_.frames),
       tee_(spec_.tee_rings, umem, spec_.copies, pool_, spec_.tee_frames),
-      own_(targets_.size()),
-      queues_(targets_.size()),
-      crossing_sinks_(targets_.size()),
       lent_(crossing.workers()) {}
 
 Worker::~Worker() { stop(); }
+
+void OriginalCounters::reset() noexcept {
+  for (pipeline::Counter* counter : {&taken, &refused, &stale, &late_refused, &late_stale}) {
+    counter->reset();
+  }
+}
 
 Result<void> Worker::watch(int fd) {
   epoll_event event{};
@@ -104,35 +102,110 @@ Result<void> Worker::watch(int fd) {
   return io::bpf_error("watching a worker's rings", -errno);
 }
 
-io::XskSink& Worker::own_sink(std::uint32_t target, std::uint32_t limit) {
+void Worker::make_room(std::uint32_t target, Target what) {
+  if (target >= targets_.size()) {
+    targets_.resize(target + 1);
+    own_.resize(target + 1);
+    queues_.resize(target + 1);
+    crossing_sinks_.resize(target + 1);
+  }
+  targets_[target] = what;
+}
+
+io::XskSink& Worker::own_sink(std::uint32_t target, Target what, std::uint32_t limit) {
+  make_room(target, what);
   io::FrameReturn* home = this;
-  if (!targets_[target].monitor) home = &originals_home_;
+  if (what.input_port) home = &originals_home_;
   own_[target] = std::make_unique<io::XskSink>(umem_, *home, limit);
   return *own_[target];
 }
 
-io::XskSink& Worker::own_queue(std::uint32_t target, const pipeline::Scheduler::Spec& schedule,
-                               std::uint32_t in_ring) {
-  io::XskSink& ring = own_sink(target, in_ring);
-  queues_[target] = std::make_unique<MonitorQueue>(schedule, ring, umem_, *this);
+void Worker::own_queue(std::uint32_t target, std::uint32_t ring,
+                       const pipeline::Scheduler::Spec& schedule,
+                       std::optional<std::uint32_t> ahead) {
+  make_room(target, {});
+  queues_[target] = std::make_unique<MonitorQueue>(schedule, *own_[ring], umem_, *this);
+  if (ahead) queues_[target]->follow(queues_[*ahead].get());
   scheduled_.push_back(queues_[target].get());
-  return ring;
 }
 
-void Worker::cross_to(std::uint32_t target, std::uint32_t owner) {
-  crossing_sinks_[target] =
-      std::make_unique<CrossingSink>(crossing_.forward(spec_.index, owner), target, lent_[owner],
-                                     crossing_.lendable(), now_ns_, !targets_[target].monitor);
+void Worker::cross_to(std::uint32_t target, Target what, std::uint32_t owner) {
+  make_room(target, what);
+  crossing_sinks_[target] = std::make_unique<CrossingSink>(
+      crossing_.forward(spec_.index, owner), target, lent_[owner], crossing_.lendable(), now_ns_,
+      what.input_port.has_value());
 }
 
-void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
-                        std::optional<std::uint32_t> output, std::uint64_t* heartbeat) {
+void Worker::remove_target(std::uint32_t target) {
+  if (target >= targets_.size()) return;
+  if (const MonitorQueue* const queue = queues_[target].get()) {
+    std::erase(scheduled_, queue);
+    for (MonitorQueue* other : scheduled_) other->stop_following(queue);
+  }
+  queues_[target].reset();
+  own_[target].reset();
+  crossing_sinks_[target].reset();
+  targets_[target] = {};
+  refused_[target].reset();
+}
+
+Result<void> Worker::add_source(io::XskSocket& socket, std::uint8_t port,
+                                std::optional<std::uint32_t> output, std::uint64_t* heartbeat) {
+  if (auto done = watch(socket.fd()); !done) return done;
   sources_.push_back({io::XskSource(socket, port, umem_, pool_), output, heartbeat});
+  return {};
 }
 
-io::XskSink* Worker::sink(std::uint32_t target) const noexcept { return own_[target].get(); }
+void Worker::stop_sources(std::uint8_t port) {
+  std::vector<Source> rest;
+  for (Source& source : sources_) {
+    (source.source.port() == port ? stopped_ : rest).push_back(std::move(source));
+  }
+  sources_.swap(rest);
+}
 
-/// Where frames for a target go from here.
+/// Closed sockets have left the epoll by themselves.
+void Worker::remove_sources(std::uint8_t port) {
+  std::vector<Source> rest;
+  for (Source& source : stopped_) {
+    if (source.source.port() == port) {
+      source.source.abandon();
+    } else {
+      rest.push_back(std::move(source));
+    }
+  }
+  stopped_.swap(rest);
+}
+
+std::unique_ptr<pipeline::Pipeline> Worker::make_pipeline(const pipeline::SharedPlan& plan,
+                                                          std::span<const std::uint32_t> targets) {
+  std::vector<pipeline::Sink*> sinks;
+  for (const std::uint32_t target : targets) sinks.push_back(&sink_of(target));
+  return std::make_unique<pipeline::Pipeline>(plan, umem_, pool_, sinks);
+}
+
+void Worker::reset_originals(std::uint8_t port) noexcept { originals_[port].reset(); }
+
+void Worker::adopt(std::uint32_t generation, pipeline::Pipeline& pipeline) {
+  plans_.push_back({generation, &pipeline});
+}
+
+void Worker::forget(std::uint32_t generation) noexcept {
+  std::erase_if(plans_, [&](const Running& plan) { return plan.generation == generation; });
+}
+
+/// Of a plan that is no more, which cannot be: the newest.
+pipeline::Pipeline& Worker::pipeline_of(std::uint32_t generation) noexcept {
+  for (const Running& plan : plans_) {
+    if (plan.generation == generation) return *plan.pipeline;
+  }
+  return *plans_.back().pipeline;
+}
+
+io::XskSink* Worker::sink(std::uint32_t target) const noexcept {
+  return target < own_.size() ? own_[target].get() : nullptr;
+}
+
 pipeline::Sink& Worker::sink_of(std::uint32_t target) noexcept {
   if (queues_[target]) return *queues_[target];
   if (own_[target]) return *own_[target];
@@ -141,14 +214,6 @@ pipeline::Sink& Worker::sink_of(std::uint32_t target) noexcept {
 
 Result<void> Worker::start(std::uint64_t epoch_ns) {
   epoch_ns_ = epoch_ns;
-  std::vector<pipeline::Sink*> monitors;
-  for (std::uint32_t i = 0; i < targets_.size() && targets_[i].monitor; ++i) {
-    monitors.push_back(&sink_of(i));
-  }
-  pipeline_ = std::make_unique<pipeline::Pipeline>(plan_, umem_, pool_, monitors);
-  for (Source& source : sources_) {
-    if (auto done = watch(source.source.socket().fd()); !done) return done;
-  }
   now_ns_ = monotonic_ns();
   beat();
   thread_ = std::thread([this] { run(); });
@@ -223,6 +288,7 @@ void Worker::run() noexcept {
 bool Worker::run_once(std::uint64_t now_ns) noexcept {
   if (!sources_.empty() && now_ns - now_ns_ > spec_.stale_ns) drop_stale();
   now_ns_ = now_ns;
+  counters_.rounds.add(1);
   beat();
   bool moved = reclaim();
   moved |= take_crossing();
@@ -236,30 +302,41 @@ bool Worker::run_once(std::uint64_t now_ns) noexcept {
 /// Tells the programs that this worker takes its frames. After drop_stale(): the programs resume
 /// only when nothing old is left.
 void Worker::beat() noexcept {
-  const std::uint64_t beat = retired_ ? 0 : now_ns_;
   for (Source& source : sources_) {
     if (source.heartbeat != nullptr) {
+      const std::uint64_t beat = source.plain ? 0 : now_ns_;
       std::atomic_ref(*source.heartbeat).store(beat, std::memory_order_relaxed);
     }
   }
 }
 
-void Worker::retire(std::chrono::nanoseconds patience) noexcept {
+void Worker::take_plain_path(std::chrono::nanoseconds patience,
+                             std::optional<std::uint8_t> port) noexcept {
   const std::uint64_t give_up = monotonic_ns() + static_cast<std::uint64_t>(patience.count());
   do {
     run_once(monotonic_ns());
     reclaim();
-  } while (originals_under_way() && monotonic_ns() < give_up);
-  retired_ = true;
+  } while (originals_under_way(port) && monotonic_ns() < give_up);
+  for (Source& source : sources_) source.plain |= !port || source.source.port() == *port;
   beat();
 }
 
-bool Worker::originals_under_way() const noexcept {
+bool Worker::drained(std::uint8_t port) const noexcept {
   for (const Source& source : sources_) {
+    if (source.source.port() == port && !source.source.empty()) return false;
+  }
+  return !originals_under_way(port);
+}
+
+/// Lent ones are not told apart by their ports.
+bool Worker::originals_under_way(std::optional<std::uint8_t> port) const noexcept {
+  for (const Source& source : sources_) {
+    if (port && source.source.port() != *port) continue;
     if (source.output && !source.source.empty()) return true;
   }
   for (std::size_t i = 0; i < own_.size(); ++i) {
-    if (own_[i] && !targets_[i].monitor && own_[i]->held() != 0) return true;
+    const auto& from = targets_[i].input_port;
+    if (own_[i] && from && (!port || *from == *port) && own_[i]->held() != 0) return true;
   }
   return std::ranges::any_of(lent_, [](const Lent& lent) { return lent.originals != 0; });
 }
@@ -304,20 +381,19 @@ bool Worker::take_crossing() noexcept {
 /// Posts for another worker. What the ring refuses is dropped here and the frame sent home.
 void Worker::post_crossing(const CrossingFrame& crossing) noexcept {
   const Target& target = targets_[crossing.target];
-  OriginalCounters& originals = originals_[target.input_port];
   const auto number = umem_.number(crossing.frame.address);
-  if (!target.monitor && now_ns_ > crossing.posted_ns + spec_.stale_ns) {
-    originals.late_stale.add(1);
+  if (target.input_port && now_ns_ > crossing.posted_ns + spec_.stale_ns) {
+    originals_[*target.input_port].late_stale.add(1);
     return give_back(number, true);
   }
   const auto posted = sink_of(crossing.target).post({&crossing.frame, 1});
   if (posted.taken == 1) return;
-  if (target.monitor) {
-    pipeline_->count_refused(*target.monitor, posted.refusal, 1);
+  if (target.input_port) {
+    originals_[*target.input_port].late_refused.add(1);
   } else {
-    originals.late_refused.add(1);
+    refused_[crossing.target].count(posted.refusal, 1);
   }
-  give_back(number, !target.monitor);
+  give_back(number, target.input_port.has_value());
 }
 
 /// A burst from an AF_XDP ring. The original comes first.
@@ -331,7 +407,7 @@ bool Worker::serve(Source& source) noexcept {
     originals_[source.source.port()].taken.add(taken);
     originals_[source.source.port()].refused.add(burst_.size - taken);
   }
-  finish();
+  finish(*plans_.back().pipeline);
   return true;
 }
 
@@ -342,7 +418,7 @@ bool Worker::serve_tee() noexcept {
     tee_.refill();
     return false;
   }
-  finish();
+  finish(pipeline_of(burst_.generation));
   return true;
 }
 
@@ -353,10 +429,10 @@ bool Worker::serve_queues() noexcept {
 }
 
 /// Copies to the monitors; then the burst's own references go.
-void Worker::finish() noexcept {
+void Worker::finish(pipeline::Pipeline& pipeline) noexcept {
   counters_.bursts.add(1);
   counters_.frames.add(burst_.size);
-  pipeline_->process(burst_, now_ns_ - epoch_ns_);
+  pipeline.process(burst_, now_ns_ - epoch_ns_);
   release_burst();
 }
 
@@ -374,8 +450,9 @@ void Worker::flush() noexcept {
     if (!own_[i]) continue;
     for (int kicks = 0; kicks < io::XskSink::kKicks; ++kicks) {
       // A hang may begin anywhere, also between two kicks.
-      if (!targets_[i].monitor && has_hung()) {
-        originals_[targets_[i].input_port].late_stale.add(own_[i]->retract());
+      const auto& from = targets_[i].input_port;
+      if (from && has_hung()) {
+        originals_[*from].late_stale.add(own_[i]->retract());
         break;
       }
       if (!own_[i]->kick()) break;
@@ -406,8 +483,8 @@ void Worker::drop_stale() noexcept {
     }
   }
   for (std::size_t i = 0; i < own_.size(); ++i) {
-    if (!own_[i] || targets_[i].monitor) continue;
-    originals_[targets_[i].input_port].late_stale.add(own_[i]->retract());
+    if (!own_[i] || !targets_[i].input_port) continue;
+    originals_[*targets_[i].input_port].late_stale.add(own_[i]->retract());
   }
 }
 
@@ -488,20 +565,23 @@ bool Worker::drained() const noexcept {
 
 void Worker::abandon(std::uint32_t target) noexcept {
   std::uint32_t frames = own_[target]->abandon();
-  if (queues_[target]) frames += queues_[target]->abandon();
-  if (targets_[target].monitor) {
-    pipeline_->count_refused(*targets_[target].monitor, pipeline::Sink::Refusal::down, frames);
+  for (MonitorQueue* queue : scheduled_) {
+    if (queue->feeds(*own_[target])) frames += queue->abandon();
+  }
+  if (targets_[target].input_port) {
+    originals_[*targets_[target].input_port].late_refused.add(frames);
   } else {
-    originals_[targets_[target].input_port].late_refused.add(frames);
+    refused_[target].count(pipeline::Sink::Refusal::down, frames);
   }
 }
 
 void Worker::drop_waiting() noexcept {
-  for (std::uint32_t i = 0; i < targets_.size(); ++i) {
-    if (!queues_[i]) continue;
-    pipeline_->count_refused(*targets_[i].monitor, pipeline::Sink::Refusal::down,
-                             queues_[i]->abandon());
-  }
+  for (std::uint32_t i = 0; i < targets_.size(); ++i) drop_waiting(i);
+}
+
+void Worker::drop_waiting(std::uint32_t target) noexcept {
+  if (!queues_[target]) return;
+  refused_[target].count(pipeline::Sink::Refusal::down, queues_[target]->abandon());
 }
 
 std::uint32_t Worker::frames_out() const noexcept {
