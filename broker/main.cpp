@@ -43,6 +43,7 @@ int exit_code(ErrorKind kind) {
     case ErrorKind::unsupported:
       return kUnsupported;
     case ErrorKind::runtime:
+    case ErrorKind::conflict:
       break;
   }
   return kRuntime;
