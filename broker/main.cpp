@@ -43,6 +43,7 @@ int exit_code(ErrorKind kind) {
     case ErrorKind::unsupported:
       return kUnsupported;
     case ErrorKind::runtime:
+    case ErrorKind::conflict:
       break;
   }
   return kRuntime;
@@ -275,7 +276,7 @@ Result<void> serve(config::Config config) {
     return stats::to_json(running->snapshot());
   };
   auto control = control::ControlServer::open(
-      config.broker.control, {.version = VTAP_VERSION, .stats_json = stats_json, .reload = {}});
+      {.path = config.broker.control}, {.version = VTAP_VERSION, .stats_json = stats_json});
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
   }

@@ -28,13 +28,38 @@ bool wait(std::array<pollfd, N> polled, Clock::time_point when) {
   return ready > 0 && std::all_of(polled.begin() + 1, polled.end(), quiet);
 }
 
+bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+
+/// Bytes as they are.
+class Plain final : public Transport {
+ public:
+  explicit Plain(int socket) : socket_(socket) {}
+
+  Moved read(char* to, std::size_t size) override {
+    const ssize_t got = ::recv(socket_, to, size, 0);
+    return {got, got < 0 && would_block(errno) ? short{POLLIN} : short{0}};
+  }
+  Moved write(const char* from, std::size_t size) override {
+    const ssize_t sent = ::send(socket_, from, size, MSG_NOSIGNAL);
+    return {sent, sent < 0 && would_block(errno) ? short{POLLOUT} : short{0}};
+  }
+  [[nodiscard]] bool has_input() const override { return false; }
+  void end() override { ::shutdown(socket_, SHUT_WR); }
+
+ private:
+  int socket_;
+};
+
 }  // namespace
 
-Connection::Connection(Fd client, int stop)
-    : client_(std::move(client)), stop_(stop), read_by_(Clock::now() + kPatience) {}
+Connection::Connection(Fd client, int stop, std::unique_ptr<Transport> transport)
+    : client_(std::move(client)),
+      stop_(stop),
+      transport_(transport ? std::move(transport) : std::make_unique<Plain>(client_.get())),
+      read_by_(Clock::now() + kPatience) {}
 
 bool Connection::is_readable() const {
-  if (begin_ < end_) return true;
+  if (begin_ < end_ || transport_->has_input()) return true;
   return wait<2>({{{client_.get(), POLLIN, 0}, {stop_, POLLIN, 0}}}, read_by_);
 }
 
@@ -45,10 +70,14 @@ bool Connection::is_writable() const {
 
 ssize_t Connection::fill() {
   if (!is_readable()) return -1;
-  const ssize_t got = ::recv(client_.get(), buffer_.data(), buffer_.size(), 0);
+  Moved moved = transport_->read(buffer_.data(), buffer_.size());
+  while (moved.bytes < 0 && moved.wait_for != 0) {
+    if (!wait<2>({{{client_.get(), moved.wait_for, 0}, {stop_, POLLIN, 0}}}, read_by_)) return -1;
+    moved = transport_->read(buffer_.data(), buffer_.size());
+  }
   begin_ = 0;
-  end_ = static_cast<size_t>(std::max<ssize_t>(got, 0));
-  return got;
+  end_ = static_cast<size_t>(std::max<ssize_t>(moved.bytes, 0));
+  return moved.bytes;
 }
 
 ssize_t Connection::read(char* to, size_t size) {
@@ -66,16 +95,20 @@ ssize_t Connection::write(const char* from, size_t size) {
   size_t sent = 0;
   while (sent < size) {
     if (!is_writable()) return -1;
-    const ssize_t now = ::send(client_.get(), from + sent, size - sent, MSG_NOSIGNAL);
-    if (now < 0 && errno != EAGAIN && errno != EINTR) return -1;
-    if (now > 0) sent += static_cast<size_t>(now);
+    const Moved moved = transport_->write(from + sent, size - sent);
+    if (moved.bytes > 0) {
+      sent += static_cast<size_t>(moved.bytes);
+    } else if (moved.wait_for == 0 ||
+               !wait<1>({{{client_.get(), moved.wait_for, 0}}}, *written_by_)) {
+      return -1;
+    }
   }
   return static_cast<ssize_t>(size);
 }
 
 void Connection::discard_input() {
   static constexpr int kReads = 16;
-  ::shutdown(client_.get(), SHUT_WR);
+  end();
   ssize_t got = 1;
   for (int reads = 0; got > 0 && reads < kReads; ++reads) {
     begin_ = end_;  // what is buffered goes, too
@@ -83,7 +116,7 @@ void Connection::discard_input() {
   }
 }
 
-// A Unix client has no address; what the library makes of it ends up in headers that nobody reads.
+// Nobody asks for addresses; what the library makes of it ends up in headers that nobody reads.
 void Connection::get_remote_ip_and_port(std::string& /*ip*/, int& /*port*/) const {}
 void Connection::get_local_ip_and_port(std::string& /*ip*/, int& /*port*/) const {}
 

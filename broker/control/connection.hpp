@@ -5,9 +5,11 @@
 
 #include <array>
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include "control/fd.hpp"
+#include "control/transport.hpp"
 
 namespace vtap::control {
 
@@ -21,16 +23,20 @@ class Connection final : public httplib::Stream {
   /// How long the client may take to send its request, and again to take the response.
   static constexpr std::chrono::milliseconds kPatience{2000};
 
-  /// Owns `client` (non-blocking); `stop` becomes readable when the server stops.
-  Connection(Fd client, int stop);
+  /// Owns `client` (non-blocking); `stop` becomes readable when the server stops. `transport` works
+  /// on `client`; without one, bytes are sent as they are.
+  Connection(Fd client, int stop, std::unique_ptr<Transport> transport = nullptr);
 
   [[nodiscard]] bool is_readable() const override;
   [[nodiscard]] bool is_writable() const override;
   ssize_t read(char* to, size_t size) override;
   ssize_t write(const char* from, size_t size) override;
 
-  /// Ends the response and reads on until the client hangs up, within its time and 64 KiB. Closing
-  /// on unread input would reset the connection, and the client might never see the response.
+  /// Ends the response.
+  void end() { transport_->end(); }
+
+  /// As end(), and reads on until the client hangs up, within its time and 64 KiB. Closing on
+  /// unread input would reset the connection, and the client might never see the response.
   void discard_input();
 
   void get_remote_ip_and_port(std::string& ip, int& port) const override;
@@ -45,6 +51,7 @@ class Connection final : public httplib::Stream {
 
   Fd client_;
   int stop_;
+  std::unique_ptr<Transport> transport_;
   Clock::time_point read_by_;
   mutable std::optional<Clock::time_point> written_by_;  // starts with the first write
   std::array<char, 4096> buffer_;

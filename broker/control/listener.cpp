@@ -2,10 +2,12 @@
 #include "control/listener.hpp"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -14,6 +16,7 @@
 #include <filesystem>
 #include <optional>
 #include <thread>
+#include <vector>
 
 namespace vtap::control {
 namespace {
@@ -120,6 +123,16 @@ Result<void> clear_the_way(const std::string& path) {
   return {};
 }
 
+/// False if there is no such group, or it is not ours to give.
+bool give_to(const std::string& group, const std::string& path) {
+  if (group.empty()) return false;
+  std::vector<char> buffer(size_t{64} << 10);  // members count, too
+  struct group entry {};
+  struct group* found = nullptr;
+  if (::getgrnam_r(group.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0) return false;
+  return found != nullptr && ::lchown(path.c_str(), static_cast<uid_t>(-1), entry.gr_gid) == 0;
+}
+
 }  // namespace
 
 int probe_socket(const std::string& path) {
@@ -131,7 +144,7 @@ int probe_socket(const std::string& path) {
   return ::connect(fd.get(), generic, sizeof(*address)) == 0 ? 0 : errno;
 }
 
-Result<Listener> Listener::open(const std::string& path) {
+Result<Listener> Listener::open(const std::string& path, const std::string& group) {
   if (!address_of(path)) return bad_path(path);
   if (auto made = make_directory(path); !made) return made.error();
   const DirectoryLock lock(directory_of(path));
@@ -140,11 +153,11 @@ Result<Listener> Listener::open(const std::string& path) {
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return failed("cannot make a socket", path, errno);
   Listener listener(path, std::move(fd));
-  if (auto bound = listener.bind_and_listen(); !bound) return bound.error();
+  if (auto bound = listener.bind_and_listen(group); !bound) return bound.error();
   return listener;
 }
 
-Result<void> Listener::bind_and_listen() {
+Result<void> Listener::bind_and_listen(const std::string& group) {
   // The file inherits the mode of the socket, less the umask: set before the bind, it is never
   // wider than it should be, and the process-wide umask is left alone (other threads use it).
   if (::fchmod(fd(), kSocketMode) != 0) return failed("cannot set its mode", path_, errno);
@@ -158,6 +171,7 @@ Result<void> Listener::bind_and_listen() {
   device_ = status.st_dev;
   inode_ = status.st_ino;
   if (::chmod(path_.c_str(), kSocketMode) != 0) return failed("cannot set its mode", path_, errno);
+  has_group_ = give_to(group, path_);
   if (::listen(fd(), kBacklog) != 0) return failed("cannot listen", path_, errno);
   return {};
 }

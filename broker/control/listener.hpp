@@ -22,9 +22,10 @@ int probe_socket(const std::string& path);
 /// and a file of another kind, are left alone and refused.
 class Listener {
  public:
+  /// The file gets `group` if there is such a group and this process may give it.
   /// Errors: usage for a path that no socket can have, unsupported for a missing privilege, else
   /// runtime; each names the path.
-  static Result<Listener> open(const std::string& path);
+  static Result<Listener> open(const std::string& path, const std::string& group = {});
 
   Listener(Listener&& other) noexcept = default;
   Listener& operator=(Listener&&) = delete;
@@ -33,14 +34,17 @@ class Listener {
   /// The listening descriptor: non-blocking, close-on-exec.
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  /// Whether the file got the group.
+  [[nodiscard]] bool has_group() const noexcept { return has_group_; }
 
  private:
   Listener(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
-  Result<void> bind_and_listen();
+  Result<void> bind_and_listen(const std::string& group);
 
   std::string path_;
   Fd fd_;
   bool bound_ = false;
+  bool has_group_ = false;
   dev_t device_ = 0;
   ino_t inode_ = 0;
 };

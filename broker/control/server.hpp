@@ -1,40 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <functional>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "control/handlers.hpp"
 #include "vtap/result.hpp"
 
 namespace vtap::control {
 
-/// What the control socket can ask of the broker. The functions run on the server's own threads,
-/// several at once: they must be thread-safe, and must not wait for the thread that calls
-/// ControlServer::stop. What they throw becomes a 500.
-struct Handlers {
-  std::string version;                      ///< of the broker
-  std::function<std::string()> stats_json;  ///< the JSON of DESIGN 7.3, on one line
-  std::function<Result<void>()> reload;     ///< one at a time; empty: not supported
+/// The API on TCP: a token always, and TLS where `certificate` is given.
+struct TcpEndpoint {
+  std::string address;           ///< numeric, IPv4 or IPv6
+  std::uint16_t port = 0;        ///< 0: any free one
+  std::string token_file;        ///< see Token
+  std::string certificate = {};  ///< PEM; with a key, or neither
+  std::string key = {};
 };
 
-/// The broker's control socket: HTTP/1.1 over a Unix stream socket, one request per connection.
+/// Where clients find the API.
+struct Endpoints {
+  std::string path;            ///< of the Unix socket
+  std::string group = "vtap";  ///< that the socket file gets, if there is such a group
+  std::optional<TcpEndpoint> tcp = {};
+};
+
+/// The broker's API: HTTP/1.1 over a Unix stream socket, and over TCP where that is asked for; one
+/// request per connection. docs/openapi.json has the requests, docs/api.md how to use them.
 ///
-///     GET  /v1/stats    200 and the JSON of DESIGN 7.3
-///     GET  /v1/version  200 and {"name":"vtap-broker","version":"..."}
-///     POST /v1/reload   200 and {"reloaded":true}; 422 for a bad config, 409 while another reload
-///                       runs, 500 for any other failure, 501 without a handler
-///
-/// Every failure is {"error":"..."}: also 404, 405, and 413 for a request with a body (none of
-/// these has one). Whatever clients do, the broker's own threads do not wait for them; a client
-/// that stalls is cut off after 2 s each way.
+/// Every failure is {"error":"..."}. Whatever clients do, the broker's own threads do not wait for
+/// them; a client that stalls is cut off after 2 s each way. Clients on TCP cannot keep those of
+/// the Unix socket waiting: each have threads of their own.
 ///
 /// SIGPIPE is ignored in the whole process from the first server on (cpp-httplib's constructor).
 class ControlServer {
  public:
-  /// Serves at `path`; for directories, modes and a socket already there see Listener. The threads
-  /// keep all signals blocked and inherit the CPU affinity of the caller.
-  static Result<std::unique_ptr<ControlServer>> open(const std::string& path, Handlers handlers);
+  /// Serves at `endpoints`; for directories, modes and a socket already there see Listener. The
+  /// threads keep all signals blocked and inherit the CPU affinity of the caller. Errors: usage for
+  /// what the config should say otherwise, also a TCP address beyond this host without TLS.
+  static Result<std::unique_ptr<ControlServer>> open(const Endpoints& endpoints, Handlers handlers);
 
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
@@ -44,7 +50,13 @@ class ControlServer {
   /// long as a running handler takes, plus 2 s at most. May be called twice.
   void stop();
 
+  /// Of the Unix socket.
   [[nodiscard]] const std::string& path() const;
+  /// Whether its file has the group that was asked for; else only root and the broker's own user
+  /// and group reach it.
+  [[nodiscard]] bool has_group() const;
+  /// Of the TCP endpoint; 0 without one.
+  [[nodiscard]] std::uint16_t tcp_port() const;
 
  private:
   class Impl;

@@ -13,6 +13,7 @@ enum class ErrorKind {
   runtime,      ///< exit 1
   usage,        ///< exit 2: config or command line
   unsupported,  ///< exit 3: privilege or kernel feature missing
+  conflict,     ///< exit 1: another change came first, or the thing exists
 };
 
 /// A failure with its context, on its way up. `message` says what failed, on what, and what the

@@ -59,11 +59,11 @@ class Control : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
   static Handlers plain() {
-    return {"1.2.3", [] { return std::string(R"({"name":"t"})"); }, nullptr};
+    return {.version = "1.2.3", .stats_json = [] { return std::string(R"({"name":"t"})"); }};
   }
 
   std::unique_ptr<ControlServer> serve(Handlers handlers = plain()) {
-    auto server = ControlServer::open(path_, std::move(handlers));
+    auto server = ControlServer::open({.path = path_}, std::move(handlers));
     EXPECT_TRUE(server.ok()) << server.error().message;
     return server ? std::move(server).value() : nullptr;
   }
@@ -146,11 +146,11 @@ TEST_F(Control, ReloadWithoutHandlerSaysSo) {
 }
 
 TEST_F(Control, ReloadReportsTheHandlersResult) {
-  Result<void> next;
+  Result<std::uint32_t> next = 7;
   Handlers handlers = plain();
   handlers.reload = [&next] { return next; };
   const auto server = serve(handlers);
-  EXPECT_EQ(post("/v1/reload").status, 200);
+  EXPECT_EQ(post("/v1/reload").body, R"({"reloaded":true,"generation":7})");
   next = Error{"tap.toml:3:1: \"no\"", ErrorKind::usage};
   const Answer config = post("/v1/reload");
   EXPECT_EQ(config.status, 422);
@@ -162,10 +162,10 @@ TEST_F(Control, ReloadReportsTheHandlersResult) {
 TEST_F(Control, ASecondReloadAtTheSameTimeIsRefused) {
   std::atomic<bool> entered = false, release = false;
   Handlers handlers = plain();
-  handlers.reload = [&]() -> Result<void> {
+  handlers.reload = [&]() -> Result<std::uint32_t> {
     entered = true;
     while (!release) std::this_thread::sleep_for(1ms);
-    return {};
+    return 2U;
   };
   const auto server = serve(handlers);
   Answer first;
@@ -181,7 +181,7 @@ TEST_F(Control, ASecondReloadAtTheSameTimeIsRefused) {
 TEST_F(Control, ExceptionsOfHandlersBecome500) {
   Handlers handlers = plain();
   handlers.stats_json = []() -> std::string { throw std::runtime_error("broken"); };
-  handlers.reload = []() -> Result<void> { throw 1; };
+  handlers.reload = []() -> Result<std::uint32_t> { throw 1; };
   const auto server = serve(handlers);
   const Answer answer = get("/v1/stats");
   EXPECT_EQ(answer.status, 500);
@@ -216,7 +216,7 @@ TEST_F(Control, ReplacesTheSocketOfADeadBroker) {
 
 TEST_F(Control, RefusesASecondServerAndTheFirstLivesOn) {
   const auto server = serve();
-  const auto second = ControlServer::open(path_, plain());
+  const auto second = ControlServer::open({.path = path_}, plain());
   ASSERT_FALSE(second.ok());
   EXPECT_NE(second.error().message.find("a broker with this control socket is already running"),
             std::string::npos);
@@ -233,7 +233,7 @@ TEST_F(Control, OfManyThatStartAtOnceOneWins) {
     for (auto& slot : servers) {
       starters.emplace_back([&] {
         together.arrive_and_wait();
-        auto server = ControlServer::open(path_, plain());
+        auto server = ControlServer::open({.path = path_}, plain());
         if (server) slot = std::move(server).value();
       });
     }
@@ -245,7 +245,7 @@ TEST_F(Control, OfManyThatStartAtOnceOneWins) {
 
 TEST_F(Control, RefusesAFileThatIsNoSocketAndKeepsIt) {
   std::ofstream(path_) << "precious";
-  const auto server = ControlServer::open(path_, plain());
+  const auto server = ControlServer::open({.path = path_}, plain());
   ASSERT_FALSE(server.ok());
   EXPECT_NE(server.error().message.find("no socket"), std::string::npos);
   EXPECT_TRUE(std::filesystem::is_regular_file(path_));
@@ -255,11 +255,11 @@ TEST_F(Control, RefusesPathsThatNoSocketCanHave) {
   const std::string longest = path_ + std::string(107 - path_.size(), 'x');
   for (const std::string& path :
        {std::string(), longest + "x", std::string(5000, 'x'), path_ + '\0' + "x"}) {
-    const auto server = ControlServer::open(path, plain());
+    const auto server = ControlServer::open({.path = path}, plain());
     ASSERT_FALSE(server.ok()) << path;
     EXPECT_EQ(server.error().kind, ErrorKind::usage);
   }
-  EXPECT_NE(ControlServer::open(longest + "x", plain()).error().message.find("at most 107"),
+  EXPECT_NE(ControlServer::open({.path = longest + "x"}, plain()).error().message.find("at most 107"),
             std::string::npos);
   EXPECT_TRUE(std::filesystem::is_empty(directory_));
   path_ = longest;
@@ -269,7 +269,7 @@ TEST_F(Control, RefusesPathsThatNoSocketCanHave) {
 
 TEST_F(Control, FailsWhenTheDirectoryIsAFile) {
   std::ofstream(path_) << "a file";
-  const auto server = ControlServer::open(path_ + "/t.sock", plain());
+  const auto server = ControlServer::open({.path = path_ + "/t.sock"}, plain());
   ASSERT_FALSE(server.ok());
   EXPECT_NE(server.error().message.find(path_), std::string::npos) << server.error().message;
 }

@@ -19,6 +19,7 @@ namespace {
 int exit_code(ErrorKind kind) {
   switch (kind) {
     case ErrorKind::runtime:
+    case ErrorKind::conflict:
       return 1;
     case ErrorKind::usage:
       return 2;
