@@ -47,6 +47,9 @@ class Engine {
   /// Stops: the stubs become wires first, then what is in the rings is brought to its end.
   void stop();
 
+  /// Rounds that each worker has made: each makes ten a second at least, unless it hangs.
+  [[nodiscard]] std::vector<std::uint64_t> worker_rounds() const;
+
   /// The counters at this moment. Any thread.
   [[nodiscard]] stats::Snapshot snapshot() const;
 

@@ -223,6 +223,7 @@ void Worker::run() noexcept {
 bool Worker::run_once(std::uint64_t now_ns) noexcept {
   if (!sources_.empty() && now_ns - now_ns_ > spec_.stale_ns) drop_stale();
   now_ns_ = now_ns;
+  counters_.rounds.add(1);
   beat();
   bool moved = reclaim();
   moved |= take_crossing();

@@ -40,7 +40,7 @@ struct OriginalCounters {
 };
 
 struct WorkerCounters {
-  pipeline::Counter bursts, frames, wakeups, asleep_ns;
+  pipeline::Counter rounds, bursts, frames, wakeups, asleep_ns;
 };
 
 struct WorkerSpec {
