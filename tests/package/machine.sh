@@ -20,7 +20,9 @@ mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs dev
-mkdir dev/shm dev/net
+mkdir dev/shm dev/net dev/pts
+mount -t devpts -o ptmxmode=666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
 for node in null zero full random urandom tty; do cp -a /dev/$node dev/; done
 mknod -m 666 dev/net/tun c 10 200
 for name in stdin:0 stdout:1 stderr:2; do ln -s "/proc/self/fd/${name#*:}" "dev/${name%:*}"; done

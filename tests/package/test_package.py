@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ port = "m0"
 name     = "everything"
 monitors = ["ids"]
 """
+EXPOSURE = 30  # tenths, of systemd-analyze security: what capabilities and the network cost
 RATE = 1000  # frames per second and direction
 CAPABILITIES = {12: "net_admin", 13: "net_raw", 14: "ipc_lock", 21: "sys_admin", 38: "perfmon",
                 39: "bpf"}
@@ -97,6 +99,13 @@ def service_pid(machine: Machine) -> int:
                                                f"/proc/{machine.pid}/ns/pid"):
             return int(status.parent.name)
     raise AssertionError(f"no process {inside}")
+
+
+def assert_unit(machine: Machine) -> None:
+    """Systemd understands all of it, and finds nothing open that could be shut."""
+    verified = machine.run("systemd-analyze", "verify", UNIT)
+    assert verified.stdout + verified.stderr == ""
+    machine.run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", UNIT)
 
 
 def assert_confined(lab: Lab, machine: Machine) -> None:
@@ -179,6 +188,16 @@ def assert_removes(lab: Lab, machine: Machine, found: dict[str, object]) -> None
     assert differences(found, snapshot(lab.tap_ns)), "the stubs carry the wire"
 
 
+def test_lintian(package: Path) -> None:
+    if shutil.which("lintian") is None:
+        pytest.fail("needs lintian: tools/setup.sh --test")
+    # Whoever makes packages for others has an address: VTAP_PACKAGE_MAINTAINER.
+    done = subprocess.run(["lintian", "--allow-root", "--fail-on", "error,warning",
+                           "--suppress-tags", "bogus-mail-host,bogus-mail-host-in-debian-changelog",
+                           package], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_lifecycle(package: Path) -> None:
     with Lab(ipv6=["tap"]) as lab:  # so that there is something to turn off, and on again
         lab.open_wires()
@@ -188,6 +207,7 @@ def test_lifecycle(package: Path) -> None:
             machine.install(package)
             assert machine.run("stat", "-c", "%A %U %G", "/etc/vtap").stdout.strip() \
                 == "drwxr-x--- root vtap"
+            assert_unit(machine)
             (machine.root / "etc/vtap/lab.toml").write_text(CONFIG)
             machine.run("systemctl", "enable", "--now", UNIT)
             assert_confined(lab, machine)
