@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // config -> plan -> open -> run -> drain
 #include <cap-ng.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -26,6 +25,9 @@
 #include "host/state.hpp"
 #include "io/bpf.hpp"
 #include "plan/plan.hpp"
+#include "service/log.hpp"
+#include "service/notify.hpp"
+#include "service/watchdog.hpp"
 #include "stats/snapshot.hpp"
 #include "vtap/fd.hpp"
 #include "vtap/result.hpp"
@@ -50,60 +52,8 @@ int exit_code(ErrorKind kind) {
 }
 
 int fail(const Error& error) {
-  std::cerr << error.message << '\n';
+  service::complain(error.message);
   return exit_code(error.kind);
-}
-
-spdlog::level::level_enum log_level(config::LogLevel level) {
-  switch (level) {
-    case config::LogLevel::trace:
-      return spdlog::level::trace;
-    case config::LogLevel::debug:
-      return spdlog::level::debug;
-    case config::LogLevel::info:
-      return spdlog::level::info;
-    case config::LogLevel::warn:
-      return spdlog::level::warn;
-    case config::LogLevel::error:
-      return spdlog::level::err;
-  }
-  return spdlog::level::info;
-}
-
-/// JSON lines escape what a port or file name could smuggle in.
-class JsonFormatter final : public spdlog::formatter {
- public:
-  void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& out) override {
-    const auto level = spdlog::level::to_string_view(message.level);
-    const auto time = std::chrono::duration<double>(message.time.time_since_epoch()).count();
-    fmt::format_to(std::back_inserter(out), R"({{"time":{:.6f},"level":"{}","message":")", time,
-                   std::string_view(level.data(), level.size()));
-    for (const char c : message.payload) {
-      if (c == '"' || c == '\\') {
-        out.push_back('\\');
-        out.push_back(c);
-      } else if (static_cast<unsigned char>(c) < 0x20) {
-        fmt::format_to(std::back_inserter(out), "\\u{:04x}", static_cast<unsigned>(c));
-      } else {
-        out.push_back(c);
-      }
-    }
-    out.append(std::string_view("\"}\n"));
-  }
-  [[nodiscard]] std::unique_ptr<spdlog::formatter> clone() const override {
-    return std::make_unique<JsonFormatter>();
-  }
-};
-
-void set_up_log(const config::Broker& broker) {
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("vtap"));
-  spdlog::set_level(log_level(broker.log_level));
-  spdlog::flush_on(spdlog::level::trace);
-  if (broker.log_format == config::LogFormat::json) {
-    spdlog::set_formatter(std::make_unique<JsonFormatter>());
-  } else {
-    spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
-  }
 }
 
 /// What this process must be allowed to do; named before anything is touched.
@@ -152,9 +102,19 @@ Result<UniqueFd> open_signals() {
   return fd;
 }
 
+/// How often the control thread turns at least.
+int turn_ms(const service::Watchdog& watchdog) {
+  using std::chrono::milliseconds;
+  constexpr milliseconds kLongest{1000};
+  if (watchdog.interval().count() == 0) return static_cast<int>(kLongest.count());
+  const auto wanted = std::chrono::duration_cast<milliseconds>(watchdog.interval());
+  return static_cast<int>(std::clamp(wanted, milliseconds(1), kLongest).count());
+}
+
 /// Runs until a signal ends it.
 Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
-  constexpr int kTickMs = 1000;
+  service::Watchdog watchdog;
+  const int tick_ms = turn_ms(watchdog);
   const UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   const auto [links, features] = broker.links_fds();
   for (const int fd : {signals.get(), links, features}) {
@@ -168,15 +128,16 @@ Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
   }
   // From here on originals pass and copies are made for every monitor that is there; systemd must
   // not end the broker because one cable is out.
-  sd_notify(0, "READY=1");
+  service::notify_ready("waiting for ports");
   bool announced = false;
   while (true) {
     if (!announced && broker.ready()) {
       announced = true;
+      service::notify_status("every port carries");
       spdlog::info("ready");
     }
     std::array<epoll_event, 4> events{};
-    if (epoll_wait(epoll.get(), events.data(), events.size(), kTickMs) < 0 && errno != EINTR) {
+    if (epoll_wait(epoll.get(), events.data(), events.size(), tick_ms) < 0 && errno != EINTR) {
       return io::bpf_error("waiting for signals and links", -errno);
     }
     signalfd_siginfo signal{};
@@ -188,6 +149,8 @@ Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
       spdlog::warn("reload arrives with a later release: restart to apply a changed config");
     }
     broker.follow_links();
+    const auto now = service::Watchdog::Clock::now();
+    if (watchdog.due(now)) watchdog.progress(now, broker.worker_rounds());
   }
 }
 
@@ -201,7 +164,7 @@ Result<Loaded> load_config(const std::string& file) {
   std::vector<std::string> warnings;
   for (const auto& warning : parsed.warnings) warnings.push_back(config::format(warning, file));
   if (parsed.config) return Loaded{std::move(*parsed.config), std::move(warnings)};
-  for (const auto& warning : warnings) std::cerr << warning << " (warning)\n";
+  for (const auto& warning : warnings) service::caution(warning + " (warning)");
   std::string text;
   for (const auto& error : parsed.errors) {
     text += (text.empty() ? "" : "\n") + config::format(error, file);
@@ -286,7 +249,7 @@ Result<void> serve(config::Config config) {
   if (!started) return started.error();
   broker.store(started->get());
   auto ended = run(**started, *signals);
-  sd_notify(0, "STOPPING=1");
+  service::notify_stopping();
   (*started)->stop();
   (*control)->stop();  // before the engine goes: the handlers use it
   return ended;
@@ -310,10 +273,10 @@ int main_or_throw(int argc, char** argv) {
   if (!loaded) return fail(loaded.error());
   auto& [config, warnings] = *loaded;
   if (only_check || only_detach) {
-    for (const auto& warning : warnings) std::cerr << warning << " (warning)\n";
+    for (const auto& warning : warnings) service::caution(warning + " (warning)");
     return only_check ? check(config) : detach(config);
   }
-  set_up_log(config.broker);
+  service::set_up_log(config.broker);
   for (const auto& warning : warnings) spdlog::warn("{}", warning);
   const bool json = config.broker.log_format == config::LogFormat::json;
   auto served = serve(std::move(config));
@@ -329,7 +292,7 @@ int main(int argc, char** argv) {
   try {
     return main_or_throw(argc, argv);
   } catch (const std::exception& error) {
-    std::cerr << "vtap-broker: " << error.what() << '\n';
+    service::complain(std::string("vtap-broker: ") + error.what());
     return kRuntime;
   }
 }

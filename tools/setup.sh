@@ -23,6 +23,7 @@ test=(
   libclang-rt-14-dev                      # libFuzzer and sanitizers of clang++
   clang-format-14 clang-tidy-14
   procps ethtool tcpdump iperf3
+  systemd man-db mandoc lintian           # the package's tests
 )
 vm=(
   python3-pytest libgtest-dev ethtool procps  # what runs in a guest

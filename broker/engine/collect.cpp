@@ -350,6 +350,12 @@ void Engine::fold(const Generation& gone, const Generation& next) {
   std::erase_if(past_.monitors, [&](const auto& past) { return !monitor_stays(past.first); });
 }
 
+std::vector<std::uint64_t> Engine::worker_rounds() const {
+  std::vector<std::uint64_t> rounds;
+  for (const auto& worker : workers_) rounds.push_back(worker->counters().rounds.read());
+  return rounds;
+}
+
 std::vector<stats::Worker> Engine::worker_snapshots() const {
   const auto age = static_cast<double>(worker::monotonic_ns() - epoch_ns_);
   std::vector<stats::Worker> out;

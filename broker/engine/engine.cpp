@@ -100,12 +100,6 @@ bool Engine::ready() const {
          std::ranges::all_of(monitors_, [](const auto& monitor) { return monitor->up(); });
 }
 
-std::vector<std::uint64_t> Engine::rounds() const {
-  std::vector<std::uint64_t> rounds;
-  for (const auto& worker : workers_) rounds.push_back(worker->rounds());
-  return rounds;
-}
-
 void Engine::disengage() {
   for (const auto& port : taps_) {
     if (auto done = port->disengage(); !done) spdlog::warn("{}", done.error().message);

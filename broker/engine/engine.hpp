@@ -60,11 +60,11 @@ class Engine {
   /// Stops: the stubs become wires first, then what is in the rings is brought to its end.
   void stop();
 
+  /// Rounds that each worker has made: each makes ten a second at least, unless it hangs.
+  [[nodiscard]] std::vector<std::uint64_t> worker_rounds() const;
+
   /// The counters at this moment. Any thread.
   [[nodiscard]] stats::Snapshot snapshot() const;
-
-  /// By worker, a number that grows with each of its rounds. Any thread.
-  [[nodiscard]] std::vector<std::uint64_t> rounds() const;
 
   /// Ports of inline taps that a reload took away: wires, until somebody detaches them.
   [[nodiscard]] const std::set<std::string>& left_wires() const noexcept { return left_; }

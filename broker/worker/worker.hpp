@@ -119,8 +119,6 @@ class Worker final : public io::FrameReturn {
       const pipeline::SharedPlan& plan, std::span<const std::uint32_t> targets);
 
   // Any thread.
-  /// Grows with each round.
-  [[nodiscard]] std::uint64_t rounds() const noexcept { return counters_.rounds.read(); }
   [[nodiscard]] const io::Doorbell& doorbell() const noexcept { return doorbell_; }
   [[nodiscard]] const WorkerCounters& counters() const noexcept { return counters_; }
   /// For its counters; all else is the worker's.
