@@ -10,7 +10,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -19,6 +18,9 @@
 
 #include "config/config.hpp"
 #include "control/server.hpp"
+#include "controller/controller.hpp"
+#include "controller/prepare.hpp"
+#include "controller/requests.hpp"
 #include "engine/engine.hpp"
 #include "engine/resolve.hpp"
 #include "host/port.hpp"
@@ -112,12 +114,14 @@ int turn_ms(const service::Watchdog& watchdog) {
 }
 
 /// Runs until a signal ends it.
-Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
+Result<void> run(controller::Controller& controller, controller::Requests& requests,
+                 const UniqueFd& signals) {
+  engine::Engine& broker = *controller.engine();
   service::Watchdog watchdog;
   const int tick_ms = turn_ms(watchdog);
   const UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   const auto [links, features] = broker.links_fds();
-  for (const int fd : {signals.get(), links, features}) {
+  for (const int fd : {signals.get(), requests.fd(), links, features}) {
     if (fd < 0) continue;
     epoll_event event{};
     event.events = EPOLLIN;
@@ -146,52 +150,19 @@ Result<void> run(engine::Engine& broker, const UniqueFd& signals) {
         spdlog::info("stopping");
         return {};
       }
-      spdlog::warn("reload arrives with a later release: restart to apply a changed config");
+      service::notify_reloading();
+      static_cast<void>(controller.reload());  // it says what is wrong, to the log
+      service::notify_ready(broker.ready() ? "every port carries" : "waiting for ports");
     }
+    requests.serve();
     broker.follow_links();
     const auto now = service::Watchdog::Clock::now();
     if (watchdog.due(now)) watchdog.progress(now, broker.worker_rounds());
   }
 }
 
-struct Loaded {
-  config::Config config;
-  std::vector<std::string> warnings;
-};
-
-Result<Loaded> load_config(const std::string& file) {
-  config::Parsed parsed = config::load(file);
-  std::vector<std::string> warnings;
-  for (const auto& warning : parsed.warnings) warnings.push_back(config::format(warning, file));
-  if (parsed.config) return Loaded{std::move(*parsed.config), std::move(warnings)};
-  for (const auto& warning : warnings) service::caution(warning + " (warning)");
-  std::string text;
-  for (const auto& error : parsed.errors) {
-    text += (text.empty() ? "" : "\n") + config::format(error, file);
-  }
-  return Error{std::move(text), ErrorKind::usage};
-}
-
-struct Prepared {
-  plan::Tables tables;
-  engine::Resolved resolved;
-};
-
-/// What a config means on this machine. Reads only; all that is wrong at once.
-Result<Prepared> prepare(const config::Config& config) {
-  auto resolved = engine::resolve(config);
-  auto tables =
-      plan::compile(config, resolved ? resolved->placements() : std::vector<plan::Placement>{});
-  if (!resolved && !tables && resolved.error().kind == tables.error().kind) {
-    return Error{resolved.error().message + '\n' + tables.error().message, tables.error().kind};
-  }
-  if (!resolved) return resolved.error();
-  if (!tables) return tables.error();
-  return Prepared{std::move(*tables), std::move(*resolved)};
-}
-
 int check(const config::Config& config) {
-  auto prepared = prepare(config);
+  auto prepared = controller::prepare(config);
   if (!prepared) return fail(prepared.error());
   std::cout << engine::describe(config, prepared->resolved);
   return kClean;
@@ -217,40 +188,60 @@ int detach(const config::Config& config) {
   return code;
 }
 
-Result<void> serve(config::Config config) {
+/// What the servers can ask for: most of it is done by the control thread.
+control::Handlers handlers_of(controller::Controller& controller, controller::Requests& requests) {
+  control::Handlers handlers;
+  handlers.version = VTAP_VERSION;
+  // Counters are there while the control thread is busy, too.
+  handlers.stats_json = [&]() -> std::string {
+    const engine::Engine* const running = controller.engine();
+    if (running == nullptr) throw std::runtime_error("the broker is starting");
+    return stats::to_json(running->snapshot());
+  };
+  handlers.status_json = [&] {
+    return requests.ask([&] { return controller.status_json(VTAP_VERSION); });
+  };
+  handlers.config = [&] { return controller.running(); };
+  handlers.reload = [&] { return requests.ask([&] { return controller.reload(); }); };
+  handlers.apply = [&](const std::string& text, std::uint32_t base, bool persist) {
+    return requests.ask([&] { return controller.apply(text, base, persist); });
+  };
+  handlers.detach = [&](const std::vector<std::string>& ports) {
+    return requests.ask([&] { return controller.detach(ports); });
+  };
+  return handlers;
+}
+
+Result<void> serve(const std::string& file, controller::Loaded loaded) {
   if (auto allowed = check_privileges(); !allowed) return allowed;
   if (auto usable = check_kernel(); !usable) return usable;
-  auto prepared = prepare(config);
+  auto prepared = controller::prepare(loaded.config);
   if (!prepared) return prepared.error();
   auto state = host::StateDir::open();
   if (!state) return state.error();
   auto signals = open_signals();
   if (!signals) return signals.error();
+  auto requests = controller::Requests::open();
+  if (!requests) return requests.error();
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
   io::capture_libbpf_log();
 
-  const std::string name = config.broker.name;
+  const std::string name = loaded.config.broker.name;
+  controller::Controller controller(file, std::move(loaded.text));
   // The socket first: a second broker of the same name is met before any port is touched.
-  std::atomic<engine::Engine*> broker{nullptr};
-  const auto stats_json = [&broker]() -> std::string {
-    const engine::Engine* const running = broker.load();
-    if (running == nullptr) throw std::runtime_error("the broker is starting");
-    return stats::to_json(running->snapshot());
-  };
-  auto control = control::ControlServer::open(
-      {.path = config.broker.control}, {.version = VTAP_VERSION, .stats_json = stats_json});
+  auto control = control::ControlServer::open({.path = loaded.config.broker.control},
+                                              handlers_of(controller, *requests));
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
   }
-  auto started = engine::Engine::start(
-      {.generation = 1, .config = std::move(config), .tables = std::move(prepared->tables)},
-      std::move(prepared->resolved), std::move(*state));
-  if (!started) return started.error();
-  broker.store(started->get());
-  auto ended = run(**started, *signals);
-  service::notify_stopping();
-  (*started)->stop();
+  auto ended = controller.start(std::move(loaded.config), std::move(*prepared), std::move(*state));
+  if (ended) {
+    ended = run(controller, *requests, *signals);
+    service::notify_stopping();
+  }
+  requests->close();
+  if (ended) controller.engine()->stop();
   (*control)->stop();  // before the engine goes: the handlers use it
   return ended;
 }
@@ -269,9 +260,9 @@ int main_or_throw(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kClean : kUsage;
   }
-  auto loaded = load_config(file);
+  auto loaded = controller::load_file(file);
   if (!loaded) return fail(loaded.error());
-  auto& [config, warnings] = *loaded;
+  auto& [text, config, warnings] = *loaded;
   if (only_check || only_detach) {
     for (const auto& warning : warnings) service::caution(warning + " (warning)");
     return only_check ? check(config) : detach(config);
@@ -279,7 +270,7 @@ int main_or_throw(int argc, char** argv) {
   service::set_up_log(config.broker);
   for (const auto& warning : warnings) spdlog::warn("{}", warning);
   const bool json = config.broker.log_format == config::LogFormat::json;
-  auto served = serve(std::move(config));
+  auto served = serve(file, std::move(*loaded));
   if (served) return kClean;
   if (!json) return fail(served.error());
   spdlog::error("{}", served.error().message);

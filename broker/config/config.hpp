@@ -10,6 +10,7 @@
 
 /// The configuration as the user wrote it (DESIGN 7.1), checked and typed, names resolved.
 #include "filter/filter.hpp"
+#include "vtap/result.hpp"
 
 namespace vtap::config {
 
@@ -183,6 +184,9 @@ struct Parsed {
 
 /// Parses and checks TOML text. `file` is only used for messages. Touches nothing; never throws.
 Parsed parse(std::string_view text, std::string file);
+
+/// The text of a config file. Error kind usage: it cannot be read; names the file.
+Result<std::string> read(const std::string& file);
 
 /// Reads the file, then as above.
 Parsed load(const std::string& file);

@@ -163,6 +163,12 @@ Parsed parse(std::string_view text, std::string file) {
   return parsed;
 }
 
+Result<std::string> read(const std::string& file) {
+  auto text = contents(file);
+  if (text) return text;
+  return Error{format({.at = {}, .message = text.error().message}, file), ErrorKind::usage};
+}
+
 Parsed load(const std::string& file) {
   auto text = contents(file);
   return text ? parse(*text, file) : refused({}, text.error().message);

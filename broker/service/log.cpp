@@ -155,11 +155,15 @@ bool is_journal(int fd, const char* journal_stream) noexcept {
   return ::fstat(fd, &status) == 0 && status.st_dev == device && status.st_ino == inode;
 }
 
+void set_log_level(const config::Broker& broker) {
+  spdlog::set_level(log_level(broker.log_level));
+}
+
 void set_up_log(const config::Broker& broker, const char* journal_socket) {
   const bool to_journal = stderr_is_journal();
   spdlog::set_default_logger(
       std::make_shared<spdlog::logger>("vtap", make_sink(broker, to_journal, journal_socket)));
-  spdlog::set_level(log_level(broker.log_level));
+  set_log_level(broker);
   spdlog::flush_on(spdlog::level::trace);
   if (broker.log_format == config::LogFormat::json) {
     spdlog::set_formatter(std::make_unique<JsonFormatter>(to_journal));

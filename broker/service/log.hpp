@@ -14,6 +14,9 @@ namespace vtap::service {
 void set_up_log(const config::Broker& broker,
                 const char* journal_socket = "/run/systemd/journal/socket");
 
+/// From now on messages of this level and above are logged.
+void set_log_level(const config::Broker& broker);
+
 /// For what is said before there is a log, and after: to stderr, as errors, each line.
 void complain(const std::string& text);
 /// The same at the level of warnings.
