@@ -254,6 +254,18 @@ int detach(const config::Config& config) {
   return code;
 }
 
+control::Endpoints endpoints(const config::Broker& broker) {
+  control::Endpoints out{.path = broker.control};
+  if (const auto& api = broker.api) {
+    out.tcp = {.address = api->at.address,
+               .port = api->at.port,
+               .token_file = api->token_file,
+               .certificate = api->cert,
+               .key = api->key};
+  }
+  return out;
+}
+
 Result<void> serve(config::Config config) {
   if (auto allowed = check_privileges(); !allowed) return allowed;
   if (auto usable = check_kernel(); !usable) return usable;
@@ -275,8 +287,8 @@ Result<void> serve(config::Config config) {
     if (running == nullptr) throw std::runtime_error("the broker is starting");
     return stats::to_json(running->snapshot());
   };
-  auto control = control::ControlServer::open(
-      {.path = config.broker.control}, {.version = VTAP_VERSION, .stats_json = stats_json});
+  auto control = control::ControlServer::open(endpoints(config.broker),
+                                              {.version = VTAP_VERSION, .stats_json = stats_json});
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
   }

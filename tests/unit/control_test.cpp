@@ -259,8 +259,9 @@ TEST_F(Control, RefusesPathsThatNoSocketCanHave) {
     ASSERT_FALSE(server.ok()) << path;
     EXPECT_EQ(server.error().kind, ErrorKind::usage);
   }
-  EXPECT_NE(ControlServer::open({.path = longest + "x"}, plain()).error().message.find("at most 107"),
-            std::string::npos);
+  EXPECT_NE(
+      ControlServer::open({.path = longest + "x"}, plain()).error().message.find("at most 107"),
+      std::string::npos);
   EXPECT_TRUE(std::filesystem::is_empty(directory_));
   path_ = longest;
   const auto server = serve();
