@@ -212,6 +212,18 @@ control::Handlers handlers_of(controller::Controller& controller, controller::Re
   return handlers;
 }
 
+control::Endpoints endpoints(const config::Broker& broker) {
+  control::Endpoints out{.path = broker.control};
+  if (const auto& api = broker.api) {
+    out.tcp = {.address = api->at.address,
+               .port = api->at.port,
+               .token_file = api->token_file,
+               .certificate = api->cert,
+               .key = api->key};
+  }
+  return out;
+}
+
 Result<void> serve(const std::string& file, controller::Loaded loaded) {
   if (auto allowed = check_privileges(); !allowed) return allowed;
   if (auto usable = check_kernel(); !usable) return usable;
@@ -230,7 +242,7 @@ Result<void> serve(const std::string& file, controller::Loaded loaded) {
   const std::string name = loaded.config.broker.name;
   controller::Controller controller(file, std::move(loaded.text));
   // The socket first: a second broker of the same name is met before any port is touched.
-  auto control = control::ControlServer::open({.path = loaded.config.broker.control},
+  auto control = control::ControlServer::open(endpoints(loaded.config.broker),
                                               handlers_of(controller, *requests));
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};

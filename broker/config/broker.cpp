@@ -62,6 +62,17 @@ void read_frame_size(const Field& field, Broker& broker) {
   }
 }
 
+/// A file's path: absolute, as nobody knows where a service starts.
+void read_path(const Field& field, std::string& path) {
+  const auto* text = field.text();
+  if (text == nullptr) return;
+  if (text->empty() || text->front() != '/' || text->find('\0') != std::string::npos) {
+    field.error(quoted(*text) + " is no path of a file; it starts with '/'");
+    return;
+  }
+  path = *text;
+}
+
 void read_control(const Field& field, Broker& broker) {
   const auto* path = field.text();
   if (path == nullptr) {
@@ -80,6 +91,34 @@ void read_metrics(const Field& field, Broker& broker) {
   const auto* address = field.text();
   if (address != nullptr && !address->empty()) {
     not_served_yet(field, broker);
+  }
+}
+
+/// The table, and what its keys on the API say; they are judged together.
+struct BrokerDraft {
+  Broker& broker;
+  std::optional<Field> api = {}, token_file = {}, cert = {}, key = {};
+  Api made = {};
+};
+
+/// Of the keys on the API each wants others.
+void check_api(const BrokerDraft& draft) {
+  const auto& [broker, api, token_file, cert, key, made] = draft;
+  if (!api) {
+    for (const auto* field : {&token_file, &cert, &key}) {
+      if (*field) (*field)->error("belongs to api = \"127.0.0.1:9470\"; write that, or remove it");
+    }
+    return;
+  }
+  if (made.at.address.empty()) return;  // off, or refused
+  if (!token_file) {
+    api->error("TCP asks clients for a token; write api_token_file = \"/etc/vtap/token\"");
+  }
+  if (cert && !key) cert->error("belongs to an api_key; write both, or remove it");
+  if (key && !cert) key->error("belongs to an api_cert; write both, or remove it");
+  if (!made.at.loopback && !cert && !key) {
+    api->error("other hosts reach " + made.at.address +
+               ", so TLS is needed; write api_cert and api_key, or an address of the loopback");
   }
 }
 
@@ -109,24 +148,50 @@ constexpr auto kLogKeys = std::to_array<Key<Broker>>({
      }},
 });
 
-constexpr auto kBrokerKeys = std::to_array<Key<Broker>>({
-    {"name", [](const Field& f,
-                Broker& broker) { broker.name = f.parsed(parse_name).value_or(broker.name); }},
-    {"workers", read_workers},
+constexpr auto kBrokerKeys = std::to_array<Key<BrokerDraft>>({
+    {"name",
+     [](const Field& f, BrokerDraft& draft) {
+       draft.broker.name = f.parsed(parse_name).value_or(draft.broker.name);
+     }},
+    {"workers", [](const Field& f, BrokerDraft& draft) { read_workers(f, draft.broker); }},
     {"umem",
-     [](const Field& f, Broker& broker) {
+     [](const Field& f, BrokerDraft& draft) {
        if (const auto* table = f.table("a table: { frames = 32768, frame_size = 2048 }")) {
-         read_keys(f.findings(), *table, "umem", kUmemKeys, broker);
+         read_keys(f.findings(), *table, "umem", kUmemKeys, draft.broker);
        }
      }},
     {"poll",
-     [](const Field& f, Broker& broker) { broker.poll = f.choice(kPolls).value_or(broker.poll); }},
-    {"control", read_control},
-    {"metrics", read_metrics},
+     [](const Field& f, BrokerDraft& draft) {
+       draft.broker.poll = f.choice(kPolls).value_or(draft.broker.poll);
+     }},
+    {"control", [](const Field& f, BrokerDraft& draft) { read_control(f, draft.broker); }},
+    {"api",
+     [](const Field& f, BrokerDraft& draft) {
+       draft.api.emplace(f);
+       const auto* text = f.text();
+       if (text == nullptr || text->empty()) return;  // "" is none, as of metrics
+       draft.made.at = f.parsed(parse_endpoint).value_or(Endpoint{});
+     }},
+    {"api_token_file",
+     [](const Field& f, BrokerDraft& draft) {
+       draft.token_file.emplace(f);
+       read_path(f, draft.made.token_file);
+     }},
+    {"api_cert",
+     [](const Field& f, BrokerDraft& draft) {
+       draft.cert.emplace(f);
+       read_path(f, draft.made.cert);
+     }},
+    {"api_key",
+     [](const Field& f, BrokerDraft& draft) {
+       draft.key.emplace(f);
+       read_path(f, draft.made.key);
+     }},
+    {"metrics", [](const Field& f, BrokerDraft& draft) { read_metrics(f, draft.broker); }},
     {"log",
-     [](const Field& f, Broker& broker) {
+     [](const Field& f, BrokerDraft& draft) {
        if (const auto* table = f.table(R"(a table: { level = "info", format = "text" })")) {
-         read_keys(f.findings(), *table, "log", kLogKeys, broker);
+         read_keys(f.findings(), *table, "log", kLogKeys, draft.broker);
        }
      }},
 });
@@ -135,7 +200,10 @@ constexpr auto kBrokerKeys = std::to_array<Key<Broker>>({
 
 void read_broker(const Field& field, Broker& broker) {
   if (const auto* table = field.table("one table: [broker]")) {
-    read_keys(field.findings(), *table, "[broker]", kBrokerKeys, broker);
+    BrokerDraft draft{broker};
+    read_keys(field.findings(), *table, "[broker]", kBrokerKeys, draft);
+    check_api(draft);
+    if (!draft.made.at.address.empty()) broker.api = std::move(draft.made);
   }
 }
 

@@ -68,6 +68,21 @@ enum class Poll { adaptive, busy, interrupt };
 enum class LogFormat { text, json };
 enum class LogLevel { trace, debug, info, warn, error };
 
+/// A place on TCP: a numeric address and a port.
+struct Endpoint {
+  std::string address;
+  std::uint16_t port = 0;
+  bool loopback = false;  ///< reached from this host only
+};
+
+/// The API on TCP. Certificate and key are both set or both empty; set if not on the loopback.
+struct Api {
+  Endpoint at;
+  std::string token_file;
+  std::string cert;
+  std::string key;
+};
+
 struct Broker {
   std::string name = "vtap";
   /// Exactly one of the two forms, or neither for "auto".
@@ -78,6 +93,7 @@ struct Broker {
   std::uint32_t frame_size = 2048;  ///< 2048 or 4096
   Poll poll = Poll::adaptive;
   std::string control;  ///< path of the socket; always filled in
+  std::optional<Api> api;
   std::string metrics;
   LogLevel log_level = LogLevel::info;
   LogFormat log_format = LogFormat::text;

@@ -230,6 +230,23 @@ Result<Prefix> parse_prefix(std::string_view text) {
   return prefix;
 }
 
+Result<Endpoint> parse_endpoint(std::string_view text) {
+  constexpr std::string_view kForm =
+      "; write for example \"127.0.0.1:9470\" or \"[::1]:9470\", with a port of 1 to 65535";
+  const auto colon = std::min(text.rfind(':'), text.size());
+  const bool bracketed = colon >= 2 && text.front() == '[' && text[colon - 1] == ']';
+  const auto address = bracketed ? text.substr(1, colon - 2) : text.substr(0, colon);
+  const auto port = colon < text.size() ? number<std::uint16_t>(text.substr(colon + 1))
+                                        : std::optional<std::uint16_t>();
+  std::array<std::uint8_t, 16> bytes{};
+  if (!port || *port == 0 || address.find('\0') != std::string_view::npos ||
+      inet_pton(bracketed ? AF_INET6 : AF_INET, std::string(address).c_str(), bytes.data()) != 1) {
+    return bad(quoted(text) + " is no address with a port" + std::string(kForm));
+  }
+  constexpr std::array<std::uint8_t, 16> kLoopback6{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+  return Endpoint{std::string(address), *port, bracketed ? bytes == kLoopback6 : bytes[0] == 127};
+}
+
 Result<Mac> parse_mac(std::string_view text) {
   constexpr std::size_t kTextLength = 17;
   Mac mac{};

@@ -32,6 +32,9 @@ Result<TcpFlags> parse_tcp_flags(std::string_view text);
 /// "a-b", both ends included, a <= b <= max.
 Result<Range> parse_range(std::string_view text, std::uint32_t max);
 
+/// "127.0.0.1:9470", "[::1]:9470"; no names, and no port 0.
+Result<Endpoint> parse_endpoint(std::string_view text);
+
 /// Name of a broker, tap, monitor or policy: 1..63 of [A-Za-z0-9_.-].
 Result<std::string> parse_name(std::string_view text);
 

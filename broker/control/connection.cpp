@@ -107,12 +107,12 @@ ssize_t Connection::write(const char* from, size_t size) {
 }
 
 void Connection::discard_input() {
-  static constexpr int kReads = 16;
   end();
   ssize_t got = 1;
-  for (int reads = 0; got > 0 && reads < kReads; ++reads) {
+  for (size_t read = 0; got > 0 && read < kMostDiscarded; read += static_cast<size_t>(got)) {
     begin_ = end_;  // what is buffered goes, too
     got = fill();
+    if (got < 0) return;
   }
 }
 

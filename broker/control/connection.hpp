@@ -23,6 +23,9 @@ class Connection final : public httplib::Stream {
   /// How long the client may take to send its request, and again to take the response.
   static constexpr std::chrono::milliseconds kPatience{2000};
 
+  /// Bytes of a body that nobody wants which are read all the same.
+  static constexpr size_t kMostDiscarded = size_t{8} << 20;
+
   /// Owns `client` (non-blocking); `stop` becomes readable when the server stops. `transport` works
   /// on `client`; without one, bytes are sent as they are.
   Connection(Fd client, int stop, std::unique_ptr<Transport> transport = nullptr);
@@ -35,7 +38,7 @@ class Connection final : public httplib::Stream {
   /// Ends the response.
   void end() { transport_->end(); }
 
-  /// As end(), and reads on until the client hangs up, within its time and 64 KiB. Closing on
+  /// As end(), and reads on until the client hangs up, within its time and 8 MiB. Closing on
   /// unread input would reset the connection, and the client might never see the response.
   void discard_input();
 

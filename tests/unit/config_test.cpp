@@ -173,6 +173,33 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"ControlNul", broker("control = \"/a\\u0000b\""), 2, 11, "no path"},
         Refusal{"ControlLong", broker("control = \"/" + std::string(107, 'a') + "\""), 2, 11,
                 "107"},
+        Refusal{"ApiType", broker("api = 9470"), 2, 7, "expected a string"},
+        Refusal{"ApiNoPort", broker("api = \"127.0.0.1\""), 2, 7, "no address with a port"},
+        Refusal{"ApiPort0", broker("api = \"127.0.0.1:0\""), 2, 7, "1 to 65535"},
+        Refusal{"ApiPortHigh", broker("api = \"127.0.0.1:65536\""), 2, 7, "1 to 65535"},
+        Refusal{"ApiName", broker("api = \"localhost:9470\""), 2, 7, "no address with a port"},
+        Refusal{"ApiV6NoBrackets", broker("api = \"::1:9470\""), 2, 7, "[::1]:9470"},
+        Refusal{"ApiNul", broker("api = \"127.0.0.1\\u0000x:9470\""), 2, 7, "no address"},
+        Refusal{"ApiWithoutToken", broker("api = \"127.0.0.1:9470\""), 2, 7,
+                "write api_token_file"},
+        Refusal{"ApiTokenFileRelative",
+                broker("api = \"127.0.0.1:9470\"\napi_token_file = \"token\""), 3, 18,
+                "starts with '/'"},
+        Refusal{"ApiTokenFileAlone", broker("api_token_file = \"/t\""), 2, 18, "belongs to api"},
+        Refusal{"ApiCertAlone", broker("api_cert = \"/c\""), 2, 12, "belongs to api"},
+        Refusal{"ApiKeyAlone", broker("api_key = \"/k\""), 2, 11, "belongs to api"},
+        Refusal{"ApiCertWithoutKey",
+                broker("api = \"127.0.0.1:1\"\napi_token_file = \"/t\"\napi_cert = \"/c\""), 4, 12,
+                "an api_key"},
+        Refusal{"ApiKeyWithoutCert",
+                broker("api = \"127.0.0.1:1\"\napi_token_file = \"/t\"\napi_key = \"/k\""), 4, 11,
+                "an api_cert"},
+        Refusal{"ApiFarWithoutTls", broker("api = \"192.0.2.1:9470\"\napi_token_file = \"/t\""), 2,
+                7, "so TLS is needed"},
+        Refusal{"ApiAnyWithoutTls", broker("api = \"0.0.0.0:9470\"\napi_token_file = \"/t\""), 2, 7,
+                "so TLS is needed"},
+        Refusal{"ApiAny6WithoutTls", broker("api = \"[::]:9470\"\napi_token_file = \"/t\""), 2, 7,
+                "so TLS is needed"},
         Refusal{"Metrics", broker("metrics = \"127.0.0.1:9471\""), 2, 11, "metrics: not served"},
         Refusal{"MetricsType", broker("metrics = 9471"), 2, 11, "expected a string"},
         Refusal{"LogType", broker("log = \"info\""), 2, 7, "a table"},
@@ -628,6 +655,30 @@ TEST(Config, FullBroker) {
   EXPECT_EQ(config.broker.metrics, "");
   EXPECT_EQ(config.broker.log_level, LogLevel::debug);
   EXPECT_EQ(config.broker.log_format, LogFormat::json);
+}
+
+TEST(Config, ApiOnTcp) {
+  const auto near = good(broker("api = \"127.9.9.9:9470\"\napi_token_file = \"/t\"")).broker.api;
+  ASSERT_TRUE(near.has_value());
+  EXPECT_EQ(near->at.address, "127.9.9.9");
+  EXPECT_EQ(near->at.port, 9470);
+  EXPECT_TRUE(near->at.loopback);
+  EXPECT_EQ(near->token_file, "/t");
+  EXPECT_EQ(near->cert, "");
+  const auto near6 = good(broker("api = \"[::1]:1\"\napi_token_file = \"/t\"")).broker.api;
+  ASSERT_TRUE(near6.has_value());
+  EXPECT_EQ(near6->at.address, "::1");
+  EXPECT_TRUE(near6->at.loopback);
+  const auto far = good(broker("api = \"[2001:db8::1]:65535\"\napi_token_file = \"/t\"\n"
+                               "api_cert = \"/c\"\napi_key = \"/k\""))
+                       .broker.api;
+  ASSERT_TRUE(far.has_value());
+  EXPECT_EQ(far->at.port, 65535);
+  EXPECT_FALSE(far->at.loopback);
+  EXPECT_EQ(far->cert, "/c");
+  EXPECT_EQ(far->key, "/k");
+  EXPECT_FALSE(good(broker("")).broker.api.has_value());
+  EXPECT_FALSE(good(broker("api = \"\"\napi_token_file = \"/t\"")).broker.api.has_value());
 }
 
 TEST(Config, FullTaps) {
