@@ -153,7 +153,8 @@ def assert_watchdog(lab: Lab, machine: Machine) -> None:
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", UNIT)
     time.sleep(3)
-    assert machine.show(UNIT, "NRestarts") == "0", "idle workers make rounds too"
+    assert (machine.show(UNIT, "ActiveState"), machine.show(UNIT, "NRestarts")) \
+        == ("active", "0"), "idle workers make rounds too"
     pid = service_pid(machine)
     threads = {task.name: (task / "comm").read_text().strip()
                for task in Path(f"/proc/{pid}/task").iterdir()}

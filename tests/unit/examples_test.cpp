@@ -44,13 +44,14 @@ INSTANTIATE_TEST_SUITE_P(Config, Example, testing::ValuesIn(examples()), [](cons
   return name;
 });
 
-// What others rely on: the demo and the README name these files.
+// What others rely on: the demo, the README and tap.toml(5) name these files.
 TEST(Examples, AreThere) {
   std::vector<std::string> names;
   for (const std::string& file : examples()) {
     names.push_back(std::filesystem::path(file).filename().string());
   }
-  for (const char* name : {"demo.toml", "minimal.toml", "span.toml"}) {
+  for (const char* name : {"demo.toml", "minimal.toml", "span.toml", "vnf.toml", "hypervisor.toml",
+                           "lab-broker.toml", "ids-feed.toml"}) {
     EXPECT_NE(std::ranges::find(names, name), names.end()) << name;
   }
 }
