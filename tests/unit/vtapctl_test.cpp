@@ -249,14 +249,17 @@ TEST_F(Sockets, TheDefaultIsTheOnlyOneOrVtapSock) {
 
 TEST_F(Sockets, ErrorsNameTheSocketAndWhatToDo) {
   const std::string absent = (directory_ / "absent.sock").string();
-  const auto none = Client(absent).stats();
+  const auto ask = [](const std::string& socket) {
+    return Client({socket, {}, {}, {}}).ask({Method::get, "/v1/stats"});
+  };
+  const auto none = ask(absent);
   ASSERT_FALSE(none.ok());
   EXPECT_TRUE(has(none.error().message, absent));
   EXPECT_TRUE(has(none.error().message, "--socket"));
-  const auto dead = Client(make_socket("dead.sock")).stats();
+  const auto dead = ask(make_socket("dead.sock"));
   ASSERT_FALSE(dead.ok());
   EXPECT_TRUE(has(dead.error().message, "is dead"));
-  EXPECT_FALSE(Client(std::string(200, 'x')).stats().ok());
+  EXPECT_FALSE(ask(std::string(200, 'x')).ok());
 }
 
 }  // namespace
