@@ -173,11 +173,11 @@ TEST(Problems, NameWhatIsDownAndWhatIsLost) {
   after.umem.free = 0;
   const std::vector<std::string> expected = {
       "tap wan, port eth1: the port is down",
+      "monitor ids: its port eth3 is down; it gets no copies",
       "tap wan, port eth1: originals not passed 20 (tx_failed, now 10.0 pps): the other port did "
       "not take them",
       "tap wan, port eth1: copies missed 4 (ring_full, not growing): the workers do not keep up: "
       "give broker.workers more CPUs",
-      "monitor ids: its port eth3 is down; it gets no copies",
       "monitor ids: copies dropped 8 (down, now 4.00 pps): the monitor was down",
       "policy web: copies dropped 2 (odd, now 1.00 pps)",
       "memory: none of the 1000 frames is free"};

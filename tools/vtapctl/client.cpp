@@ -97,15 +97,6 @@ std::string reason_of(const Answer& answer) {
   return "HTTP status " + std::to_string(answer.status);
 }
 
-/// Each line of a reason as a line of its own, indented; one line stays behind its introduction.
-std::string listed(const std::string& reason) {
-  if (reason.find('\n') == std::string::npos) return " " + reason;
-  std::string out = "\n  ";
-  for (const char c : reason) out += c == '\n' ? "\n  " : std::string(1, c);
-  out.erase(out.find_last_not_of(" \n") + 1);
-  return out;
-}
-
 Error refusal(const Endpoint& endpoint, const Answer& answer) {
   const std::string who = "the vtap-broker at " + endpoint.name();
   const std::string reason = reason_of(answer);
@@ -115,12 +106,12 @@ Error refusal(const Endpoint& endpoint, const Answer& answer) {
       return {who + " lets nobody in without its token (" + reason +
               "): name the file that broker.api_token_file names with --token-file FILE"};
     case 422:
-      return {who + " does not take this, and goes on as before:" + listed(reason),
+      return {who + " does not take this, and goes on as before:" + listed(reason, "  "),
               ErrorKind::usage};
     case 501:
       return {who + " cannot do this: " + reason, ErrorKind::unsupported};
     default:
-      return {who + " refuses:" + listed(reason)};
+      return {who + " refuses:" + listed(reason, "  ")};
   }
 }
 

@@ -102,6 +102,14 @@ CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& words) 
   return option->check(CLI::Validator(check, ""))->type_name(all);
 }
 
+CLI::Option* whole_number(CLI::Option* option) {
+  const auto check = [](std::string& given) -> std::string {
+    const bool digits = given.find_first_not_of("0123456789") == std::string::npos;
+    return digits && !given.empty() ? "" : given + " is not a whole number";
+  };
+  return option->check(CLI::Validator(check, ""));
+}
+
 void exclude_others(CLI::App& app, const std::string& from) {
   CLI::Option* source = app.get_option(from);
   for (CLI::Option* option : app.get_options([](const CLI::Option* each) {

@@ -23,6 +23,9 @@ CLI::Option* add_list(CLI::App& app, const std::string& name, std::vector<std::s
 /// One of a few words; the type name is "a|b|c".
 CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& words);
 
+/// Digits only: CLI11 takes -1 for the largest number there is.
+CLI::Option* whole_number(CLI::Option* option);
+
 /// `from` gives all that the other options of `app` would, but for flags: not both.
 void exclude_others(CLI::App& app, const std::string& from);
 

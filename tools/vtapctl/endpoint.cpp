@@ -73,6 +73,9 @@ Result<Endpoint> endpoint_at(const Target& target) {
   if (!url->tls && !target.ca_file.empty()) {
     return usage("--cacert is for https, and " + url->text() + " is not");
   }
+  if (!target.ca_file.empty() && !std::ifstream(target.ca_file)) {
+    return usage("cannot read " + target.ca_file + ": --cacert takes a PEM file");
+  }
   if (target.token_file.empty()) return endpoint;
   if (!url->tls && !url->is_local()) {
     return usage("the token would cross the network for all to read: use https, not " +

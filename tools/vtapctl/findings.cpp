@@ -73,12 +73,4 @@ bool has_error(const Json& findings) {
   });
 }
 
-std::string indented(const std::string& text) {
-  const std::string lines = printable_lines(text.substr(0, text.find_last_not_of(" \n") + 1));
-  if (lines.find('\n') == std::string::npos) return lines;
-  std::string out = "\n      ";
-  for (const char c : lines) out += c == '\n' ? "\n      " : std::string(1, c);
-  return out;
-}
-
 }  // namespace vtap::ctl

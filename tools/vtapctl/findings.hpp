@@ -22,7 +22,4 @@ std::string doctor_view(const Json& findings);
 /// One of severity error that is not mended.
 bool has_error(const Json& findings);
 
-/// Text of several lines as a block below what introduces it; one line as it is.
-std::string indented(const std::string& text);
-
 }  // namespace vtap::ctl

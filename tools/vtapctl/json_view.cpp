@@ -53,6 +53,14 @@ std::string printable_lines(std::string text) {
   return text;
 }
 
+std::string listed(const std::string& text, const std::string& indent) {
+  const std::string lines = printable_lines(text.substr(0, text.find_last_not_of(" \n") + 1));
+  if (lines.find('\n') == std::string::npos) return " " + lines;
+  std::string out = "\n" + indent;
+  for (const char c : lines) out += c == '\n' ? "\n" + indent : std::string(1, c);
+  return out;
+}
+
 std::string text_of(const Json& object, const char* key) {
   const Json* value = find(object, key);
   if (value == nullptr || !value->is_string()) return "-";

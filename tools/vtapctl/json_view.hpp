@@ -30,6 +30,9 @@ std::string printable(std::string text);
 /// The same, but line breaks stay.
 std::string printable_lines(std::string text);
 
+/// Printable lines behind what introduces them: " one", or each on a line of its own.
+std::string listed(const std::string& text, const std::string& indent);
+
 /// The array or object under `key`; an empty one when there is none.
 const Json& part_of(const Json& object, const char* key);
 

@@ -43,7 +43,8 @@ void add_monitor_edit(CLI::App& group, Shell& shell, Edit edit) {
   app.add_option("--port", options->port, "The copies leave by it")->type_name(kInterface);
   app.add_option("--rate", options->rate, "No more than this, like 1Gbit/s or 50kpps")
       ->type_name("RATE");
-  app.add_option("--queue", options->queue, "So many frames may wait for it")->type_name("FRAMES");
+  whole_number(app.add_option("--queue", options->queue, "So many frames may wait for it"))
+      ->type_name("FRAMES");
   exclude_others(app, "--from");
 }
 

@@ -70,8 +70,9 @@ void add_copy_options(CLI::App& app, PolicyOptions& options) {
   option("--sample", options.sample, "Every N-th packet, or a share F of the flows",
          "one_in=N|flows=F");
   option("--meter", options.meter, "No more than this rate, like 200Mbit/s or 50kpps", "RATE");
-  option("--slice", options.slice, "So many bytes of each frame", "BYTES");
-  option("--priority", options.priority, "At the monitors, 0 to 7; 7 is served first", "NUMBER");
+  whole_number(option("--slice", options.slice, "So many bytes of each frame", "BYTES"));
+  whole_number(option("--priority", options.priority, "At the monitors, 0 to 7; 7 is served first",
+                      "NUMBER"));
   one_of(
       option("--offload", options.offload, "Whether the kernel serves it without the broker", ""),
       {"auto", "never", "require"});

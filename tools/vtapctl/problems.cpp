@@ -73,10 +73,31 @@ class Findings {
   std::vector<std::string> texts_;
 };
 
+/// What the status document says, or stats where that has no such list.
+const Json& list_in(const Interval& interval, const Json& status, const char* key) {
+  const Json& said = part_of(status, key);
+  return said.empty() ? part_of(interval.after(), key) : said;
+}
+
+void look_at_states(const Interval& interval, const Json& status, Findings& findings) {
+  for (const Json& tap : list_in(interval, status, "taps")) {
+    for (const Json& port : part_of(tap, "ports")) {
+      const std::string state = text_of(port, "state");
+      if (state == "up" || state == "-") continue;
+      findings.add("tap " + text_of(tap, "name") + ", port " + text_of(port, "name") +
+                   ": the port is " + state);
+    }
+  }
+  for (const Json& monitor : list_in(interval, status, "monitors")) {
+    const std::string state = text_of(monitor, "state");
+    if (state == "up") continue;
+    findings.add("monitor " + text_of(monitor, "name") + ": its port " + text_of(monitor, "port") +
+                 " is " + state + "; it gets no copies");
+  }
+}
+
 void look_at_port(const Json& tap, const Json& old_port, const Json& port, Findings& findings) {
   const std::string who = "tap " + text_of(tap, "name") + ", port " + text_of(port, "name") + ": ";
-  const std::string state = text_of(port, "state");
-  if (state != "up" && state != "-") findings.add(who + "the port is " + state);
   findings.add_losses(who + "originals not passed", part_of(old_port, "not_passed"),
                       part_of(port, "not_passed"), kNotPassed);
   findings.add_losses(who + "copies missed", part_of(old_port, "missed"), part_of(port, "missed"),
@@ -111,11 +132,6 @@ void look_at_policies(const Interval& interval, Findings& findings) {
 void look_at_monitors(const Interval& interval, Findings& findings) {
   for (const Json& monitor : part_of(interval.after(), "monitors")) {
     const std::string who = "monitor " + text_of(monitor, "name") + ": ";
-    const std::string state = text_of(monitor, "state");
-    if (state != "up") {
-      findings.add(who + "its port " + text_of(monitor, "port") + " is " + state +
-                   "; it gets no copies");
-    }
     const Json& old = named(part_of(interval.before(), "monitors"), monitor);
     findings.add_losses(who + "copies dropped", part_of(old, "dropped"),
                         part_of(monitor, "dropped"), kMonitorDropped);
@@ -135,8 +151,8 @@ void look_at_reload(const Json& status, Findings& findings) {
   const auto error = reload.find("error");
   const bool said = error != reload.end() && error->is_string();
   findings.add("the last reload failed (" + text_of(reload, "at") +
-               "), the config before it runs on: " +
-               (said ? indented(error->get<std::string>()) : "see the log"));
+               "), the config before it runs on:" +
+               (said ? listed(error->get<std::string>(), "      ") : " see the log"));
 }
 
 void look_at_doctor(const Json& status, Findings& findings) {
@@ -151,6 +167,7 @@ std::vector<std::string> problems(const Interval& interval, const Json& status) 
   Findings findings(interval);
   look_at_reload(status, findings);
   if (!is_set(status, "ready", true)) findings.add("not ready: not every port carries yet");
+  look_at_states(interval, status, findings);
   look_at_taps(interval, findings);
   look_at_monitors(interval, findings);
   look_at_policies(interval, findings);
