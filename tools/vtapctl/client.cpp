@@ -2,22 +2,22 @@
 #include "client.hpp"
 
 #include <httplib.h>
+#include <openssl/x509.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
-#include <nlohmann/json.hpp>
-#include <vector>
+#include <memory>
 
 #include "control/listener.hpp"
 
 namespace vtap::ctl {
 namespace {
 
+using Http = httplib::ClientImpl;  // httplib::Client takes no https URL of an IPv6 address
+
 constexpr std::chrono::seconds kConnectPatience{2};
-constexpr std::chrono::seconds kStatsPatience{5};
-constexpr std::chrono::seconds kReloadPatience{60};  // rebinding sockets takes seconds each
+constexpr std::chrono::seconds kReadPatience{5};
+constexpr std::chrono::seconds kChangePatience{60};  // rebinding sockets takes seconds each
 
 Error not_reachable(const std::string& socket, int code) {
   const std::string start =
@@ -29,7 +29,8 @@ Error not_reachable(const std::string& socket, int code) {
       return {"no vtap-broker at " + socket + ": the one that made this socket is dead; " + start};
     case EACCES:
     case EPERM:
-      return {"no access to " + socket + ": run as root or as a member of the socket's group"};
+      return {"no access to " + socket + ": run as root or as a member of the socket's group",
+              ErrorKind::unsupported};
     case EAGAIN:
       return {"the vtap-broker at " + socket + " does not answer: too many callers wait already"};
     default:
@@ -37,80 +38,147 @@ Error not_reachable(const std::string& socket, int code) {
   }
 }
 
+/// Why the certificate of an https broker was not taken.
+Error not_trusted(const Endpoint& endpoint, const Http& http) {
+  const auto* ssl = dynamic_cast<const httplib::SSLClient*>(&http);
+  const long code = ssl != nullptr ? ssl->get_openssl_verify_result() : X509_V_OK;
+  const std::string why = code == X509_V_OK ? "it is not for \"" + endpoint.url->host + "\""
+                                            : X509_verify_cert_error_string(code);
+  return {"the certificate of " + endpoint.name() + " is not to be trusted: " + why +
+          "; name the PEM file of who signed it with --cacert FILE, and the broker as its "
+          "certificate does"};
+}
+
+Error not_answered(const Endpoint& endpoint, const Http& http, httplib::Error error) {
+  const std::string at = "no vtap-broker at " + endpoint.name();
+  const std::string why = httplib::to_string(error);
+  switch (error) {
+    case httplib::Error::Connection:
+    case httplib::Error::ConnectionTimeout:
+      return {at + " (" + why + "): does it run, with broker.api set to this address?"};
+    case httplib::Error::SSLConnection:
+      return {at + " that speaks TLS: are broker.api_cert and broker.api_key set? Else use http"};
+    case httplib::Error::SSLLoadingCerts:
+      return {"cannot read certificates from " + endpoint.ca_file + ": --cacert takes a PEM file",
+              ErrorKind::usage};
+    case httplib::Error::SSLServerVerification:
+      return not_trusted(endpoint, http);
+    default:
+      return {"the vtap-broker at " + endpoint.name() + " does not answer (" + why +
+              "): it may hang or be stopping; see its log"};
+  }
+}
+
+std::unique_ptr<Http> open(const Endpoint& endpoint) {
+  if (!endpoint.url) {
+    auto http = std::make_unique<Http>(endpoint.socket, 80);  // the library wants a port
+    http->set_address_family(AF_UNIX);
+    return http;
+  }
+  if (!endpoint.url->tls) return std::make_unique<Http>(endpoint.url->host, endpoint.url->port);
+  auto https = std::make_unique<httplib::SSLClient>(endpoint.url->host, endpoint.url->port);
+  if (!endpoint.ca_file.empty()) https->set_ca_cert_path(endpoint.ca_file);
+  return https;
+}
+
+httplib::Headers headers_of(const Endpoint& endpoint) {
+  httplib::Headers headers = {{"Accept-Encoding", "identity"}};
+  if (!endpoint.url) headers.emplace("Host", "localhost");
+  if (!endpoint.token.empty()) headers.emplace("Authorization", "Bearer " + endpoint.token);
+  return headers;
+}
+
 /// The broker's own words for a refusal.
-std::string reason_of(const httplib::Response& response) {
-  const auto body = nlohmann::json::parse(response.body, nullptr, false);
+std::string reason_of(const Answer& answer) {
+  const auto body = Json::parse(answer.body, nullptr, false);
   if (body.is_object() && body.contains("error") && body["error"].is_string()) {
-    return body["error"].get<std::string>();
+    return printable_lines(body["error"].get<std::string>());
   }
-  return "HTTP status " + std::to_string(response.status);
+  return "HTTP status " + std::to_string(answer.status);
 }
 
-bool is_socket_name(const std::filesystem::directory_entry& entry) {
-  std::error_code ignored;
-  return entry.path().extension() == ".sock" && entry.is_socket(ignored);
-}
-
-std::vector<std::string> sockets_in(const std::filesystem::path& directory) {
-  std::vector<std::string> found;
-  std::error_code error;
-  std::filesystem::directory_iterator entry(directory, error);
-  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    if (is_socket_name(*entry)) found.push_back(entry->path().string());
+Error refusal(const Endpoint& endpoint, const Answer& answer) {
+  const std::string who = "the vtap-broker at " + endpoint.name();
+  const std::string reason = reason_of(answer);
+  switch (answer.status) {
+    case 401:
+    case 403:
+      return {who + " lets nobody in without its token (" + reason +
+              "): name the file that broker.api_token_file names with --token-file FILE"};
+    case 422:
+      return {who + " does not take this, and goes on as before:" + listed(reason, "  "),
+              ErrorKind::usage};
+    case 501:
+      return {who + " cannot do this: " + reason, ErrorKind::unsupported};
+    default:
+      return {who + " refuses:" + listed(reason, "  ")};
   }
-  std::sort(found.begin(), found.end());
-  return found;
 }
 
 }  // namespace
 
-Result<std::string> default_socket(const std::filesystem::path& directory) {
-  const std::vector<std::string> found = sockets_in(directory);
-  if (found.size() == 1) return found.front();
-  const std::string usual = (directory / "vtap.sock").string();
-  if (found.empty() || std::count(found.begin(), found.end(), usual) != 0) return usual;
-  std::string message = "several brokers run here; choose one with --socket:";
-  for (const std::string& path : found) message += " " + path;
-  return Error{message};
+std::string encoded(const std::string& text) {
+  static constexpr const char* kDigits = "0123456789ABCDEF";
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       c == '-' || c == '.' || c == '_' || c == '~';
+    if (plain) {
+      out += c;
+    } else {
+      out += {'%', kDigits[byte >> 4], kDigits[byte & 15]};
+    }
+  }
+  return out;
 }
 
-Result<std::string> Client::stats() const { return request(Method::get, "/v1/stats"); }
-
-Result<void> Client::reload() const {
-  auto answer = request(Method::post, "/v1/reload");
-  if (!answer) return answer.error();
-  return {};
-}
-
-Result<std::string> Client::request(Method method, const std::string& path) const {
-  // cpp-httplib says no more than that a connect failed; the user wants to know why.
-  if (const int code = control::probe_socket(socket_); code != 0) {
-    return not_reachable(socket_, code);
+Result<Answer> Client::send(const Request& request) const {
+  if (!endpoint_.url) {
+    // cpp-httplib says no more than that a connect failed; the user wants to know why.
+    const int code = control::probe_socket(endpoint_.socket);
+    if (code != 0) return not_reachable(endpoint_.socket, code);
   }
   try {
-    return exchange(method, path);
+    return exchange(request);
   } catch (const std::exception& error) {
-    return Error{"asking the vtap-broker at " + socket_ + ": " + error.what()};
+    return Error{"asking the vtap-broker at " + endpoint_.name() + ": " + error.what()};
   }
 }
 
-Result<std::string> Client::exchange(Method method, const std::string& path) const {
-  httplib::Client http(socket_, 80);  // a Unix socket has no port; the library wants one
-  http.set_address_family(AF_UNIX);
-  http.set_connection_timeout(kConnectPatience);
-  http.set_read_timeout(method == Method::get ? kStatsPatience : kReloadPatience);
-  const httplib::Headers headers = {{"Host", "localhost"}, {"Accept-Encoding", "identity"}};
-  const httplib::Result result = method == Method::get
-                                     ? http.Get(path, headers)
-                                     : http.Post(path, headers, std::string(), "application/json");
-  if (!result) {
-    return Error{"the vtap-broker at " + socket_ + " does not answer (" +
-                 httplib::to_string(result.error()) + "): it may hang or be stopping; see its log"};
+Result<Reply> Client::ask(const Request& request) const {
+  auto answer = send(request);
+  if (!answer) return answer.error();
+  return granted(std::move(answer).value(), request);
+}
+
+Result<Reply> Client::granted(Answer answer, const Request& request) const {
+  if (answer.status < 200 || answer.status > 299) return refusal(endpoint_, answer);
+  Json json = Json::parse(answer.body, nullptr, false);
+  if (!json.is_object()) {
+    return Error{"what " + endpoint_.name() + " answers to " + request.path +
+                 " is no JSON object; is it a vtap-broker?"};
   }
-  if (result->status != 200) {
-    return Error{"the vtap-broker at " + socket_ + " refuses: " + reason_of(*result)};
-  }
-  return result->body;
+  return Reply{answer.status, std::move(answer.body), std::move(json)};
+}
+
+Result<Answer> Client::exchange(const Request& request) const {
+  const std::unique_ptr<Http> http = open(endpoint_);
+  http->set_url_encode(false);  // paths come encoded
+  http->set_connection_timeout(kConnectPatience);
+  const auto usual = request.method == Method::get ? kReadPatience : kChangePatience;
+  http->set_read_timeout(request.patience.count() > 0 ? request.patience : usual);
+
+  httplib::Request asked;
+  static constexpr std::array<const char*, 4> kNames = {"GET", "POST", "PUT", "DELETE"};
+  asked.method = kNames[static_cast<size_t>(request.method)];
+  asked.path = request.path;
+  asked.headers = headers_of(endpoint_);
+  asked.body = request.body;
+  if (!asked.body.empty()) asked.headers.emplace("Content-Type", "application/json");
+  const httplib::Result result = http->send(asked);
+  if (!result) return not_answered(endpoint_, *http, result.error());
+  return Answer{result->status, result->body};
 }
 
 }  // namespace vtap::ctl

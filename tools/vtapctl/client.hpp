@@ -1,38 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <filesystem>
+#include <chrono>
 #include <string>
 
+#include "endpoint.hpp"
+#include "json_view.hpp"
 #include "vtap/result.hpp"
 
 namespace vtap::ctl {
 
-/// Where brokers put their control sockets unless told otherwise (DESIGN 7.1).
-inline constexpr const char* kSocketDirectory = "/run/vtap";
+enum class Method { get, post, put, remove };
 
-/// The socket to use when none is named: the only *.sock in `directory`, else vtap.sock there.
-/// An error when there are several and none of them is vtap.sock.
-Result<std::string> default_socket(const std::filesystem::path& directory);
+/// One request of the broker's API (docs/api.md).
+struct Request {
+  Method method = Method::get;
+  std::string path;                 ///< with its query, percent-encoded
+  std::string body = {};            ///< JSON; empty: none
+  std::chrono::seconds patience{};  ///< for the answer; 0: what the method usually takes
+};
 
-/// Asks the broker behind one control socket. Every call connects anew, so a client outlives a
-/// restart of its broker. Errors name the socket and what the user can do.
+/// What a broker answered.
+struct Answer {
+  int status = 0;    ///< of HTTP
+  std::string body;  ///< byte for byte
+};
+
+/// An answer that grants the request.
+struct Reply {
+  int status = 0;
+  std::string body;
+  Json json;  ///< the object that `body` is
+};
+
+/// One part of a path: everything but letters, digits and -._~ percent-encoded.
+std::string encoded(const std::string& text);
+
+/// Asks one broker. Every call connects anew, so a client outlives a restart of its broker. Errors
+/// name the broker and what the user can do; their kind gives the exit code.
 class Client {
  public:
-  explicit Client(std::string socket) : socket_(std::move(socket)) {}
+  explicit Client(Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
 
-  /// The broker's JSON of DESIGN 7.3, byte for byte.
-  [[nodiscard]] Result<std::string> stats() const;
+  /// Any answer is a success here. Errors: nobody answers (runtime), no access (unsupported).
+  [[nodiscard]] Result<Answer> send(const Request& request) const;
 
-  /// Waits until the new plan carries traffic, or was refused.
-  [[nodiscard]] Result<void> reload() const;
+  /// As `send`, and a refusal is an error too: usage for a config or policy that does not load
+  /// (422), unsupported for what the broker or its machine cannot do (501), else runtime. So is an
+  /// answer that is no JSON object.
+  [[nodiscard]] Result<Reply> ask(const Request& request) const;
+
+  /// The same for an answer at hand.
+  [[nodiscard]] Result<Reply> granted(Answer answer, const Request& request) const;
+
+  [[nodiscard]] const Endpoint& endpoint() const { return endpoint_; }
 
  private:
-  enum class Method { get, post };
-  [[nodiscard]] Result<std::string> request(Method method, const std::string& path) const;
-  [[nodiscard]] Result<std::string> exchange(Method method, const std::string& path) const;
+  [[nodiscard]] Result<Answer> exchange(const Request& request) const;
 
-  std::string socket_;
+  Endpoint endpoint_;
 };
 
 }  // namespace vtap::ctl

@@ -34,10 +34,31 @@ double number_of(const Json& object, const char* key) {
   return value != nullptr && value->is_number() ? value->get<double>() : 0.0;
 }
 
+bool is_set(const Json& object, const char* key, bool otherwise) {
+  const Json* value = find(object, key);
+  return value != nullptr && value->is_boolean() ? value->get<bool>() : otherwise;
+}
+
 std::string printable(std::string text) {
   const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
   std::replace_if(text.begin(), text.end(), is_control, '?');
   return text;
+}
+
+std::string printable_lines(std::string text) {
+  const auto is_control = [](char c) {
+    return (static_cast<unsigned char>(c) < 0x20 && c != '\n') || c == 0x7f;
+  };
+  std::replace_if(text.begin(), text.end(), is_control, '?');
+  return text;
+}
+
+std::string listed(const std::string& text, const std::string& indent) {
+  const std::string lines = printable_lines(text.substr(0, text.find_last_not_of(" \n") + 1));
+  if (lines.find('\n') == std::string::npos) return " " + lines;
+  std::string out = "\n" + indent;
+  for (const char c : lines) out += c == '\n' ? "\n" + indent : std::string(1, c);
+  return out;
 }
 
 std::string text_of(const Json& object, const char* key) {

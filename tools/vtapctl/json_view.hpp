@@ -20,9 +20,18 @@ Result<Json> parse_stats(const std::string& body);
 std::uint64_t count_of(const Json& object, const char* key);
 double number_of(const Json& object, const char* key);
 
+/// The boolean under `key`; `otherwise` when there is none.
+bool is_set(const Json& object, const char* key, bool otherwise = false);
+
 /// Text for a terminal: control characters become '?'. "-" when there is none.
 std::string text_of(const Json& object, const char* key);
 std::string printable(std::string text);
+
+/// The same, but line breaks stay.
+std::string printable_lines(std::string text);
+
+/// Printable lines behind what introduces them: " one", or each on a line of its own.
+std::string listed(const std::string& text, const std::string& indent);
 
 /// The array or object under `key`; an empty one when there is none.
 const Json& part_of(const Json& object, const char* key);

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <array>
 #include <map>
-#include <string_view>
 
 #include "table.hpp"
 #include "views.hpp"
@@ -25,9 +23,9 @@ std::string ranges_text(std::vector<std::uint64_t> numbers) {
 }
 
 /// What the kernel granted: "rx+tx 0-3 zero-copy; tx 4 copy". "-" for a port without AF_XDP.
-std::string queues_text(const Json& port) {
+std::string queues_text(const Json& queues) {
   std::map<std::string, std::map<std::string, std::vector<std::uint64_t>>> granted;
-  for (const Json& queue : part_of(port, "queues")) {
+  for (const Json& queue : queues) {
     const auto it = queue.find("zero_copy");
     const bool zero_copy = it != queue.end() && it->is_boolean() && it->get<bool>();
     granted[zero_copy ? "zero-copy" : "copy"][text_of(queue, "direction")].push_back(
@@ -36,13 +34,62 @@ std::string queues_text(const Json& port) {
   std::string out;
   for (const auto& [how, directions] : granted) {
     for (const auto& [direction, numbers] : directions) {
-      out += (out.empty() ? "" : "; ") + direction + " " + ranges_text(numbers) + " " + how;
+      out += (out.empty() ? "" : "; ") + (direction == "-" ? "" : direction + " ") +
+             ranges_text(numbers) + " " + how;
     }
   }
   return out.empty() ? "-" : out;
 }
 
-std::string taps_text(const Interval& interval) {
+/// What is known of one thing: by /v1/status, which says what it is, and by two readings of
+/// /v1/stats, which say how much of it there is. Either may lack it.
+class Known {
+ public:
+  Known(const Interval& interval, const Json& status, const Json& before, const Json& after)
+      : interval_(interval), status_(status), before_(before), after_(after) {}
+
+  [[nodiscard]] std::string text(const char* key) const {
+    const std::string said = text_of(status_, key);
+    return said == "-" ? text_of(after_, key) : said;
+  }
+  [[nodiscard]] const Json& part(const char* key) const {
+    const Json& said = part_of(status_, key);
+    return said.empty() ? part_of(after_, key) : said;
+  }
+  [[nodiscard]] double rate(const char* key) const {
+    return interval_.per_second(before_, after_, key);
+  }
+  [[nodiscard]] double drop_rate() const {
+    return interval_.per_second(total_of(part_of(before_, "dropped")),
+                                total_of(part_of(after_, "dropped")));
+  }
+  /// One thing in this one.
+  [[nodiscard]] Known inner(const char* key, const Json& like) const {
+    return {interval_, named(part_of(status_, key), like), named(part_of(before_, key), like),
+            named(part_of(after_, key), like)};
+  }
+
+ private:
+  const Interval& interval_;
+  const Json& status_;
+  const Json& before_;
+  const Json& after_;
+};
+
+/// "a, b" of a list of names, or of objects with names.
+std::string names_text(const Json& list) {
+  std::string out;
+  for (const Json& item : list) {
+    const std::string name =
+        item.is_string() ? printable(item.get<std::string>()) : text_of(item, "name");
+    out += (out.empty() ? "" : ", ") + name;
+  }
+  return out.empty() ? "-" : out;
+}
+
+std::string reason_text(const std::string& why) { return why == "-" ? "" : why; }
+
+Table taps(const Known& broker) {
   Table table({{"tap"},
                {"mode"},
                {"capture"},
@@ -52,175 +99,68 @@ std::string taps_text(const Interval& interval) {
                {"in", true},
                {"", true},
                {"copied", true},
-               {"queues"}});
-  for (const Json& tap : part_of(interval.after(), "taps")) {
-    const Json& old_tap = named(part_of(interval.before(), "taps"), tap);
-    for (const Json& port : part_of(tap, "ports")) {
-      const Json& old_port = named(part_of(old_tap, "ports"), port);
-      const auto rate = [&](const char* key) { return interval.per_second(old_port, port, key); };
-      const std::string hook = text_of(port, "hook");
-      table.row({text_of(tap, "name"), text_of(tap, "mode"), text_of(tap, "capture"),
-                 text_of(port, "name"), text_of(port, "state"),
-                 hook == "-" ? text_of(tap, "hook") : hook, pps_text(rate("rx_frames")),
-                 bits_text(rate("rx_bytes")), pps_text(rate("copied_frames")), queues_text(port)});
+               {"queues"},
+               {""}});
+  for (const Json& item : broker.part("taps")) {
+    const Known tap = broker.inner("taps", item);
+    std::string why = reason_text(tap.text("why"));
+    for (const Json& port_item : tap.part("ports")) {
+      const Known port = tap.inner("ports", port_item);
+      const std::string hook = port.text("hook");
+      table.row({tap.text("name"), tap.text("mode"), tap.text("capture"), port.text("name"),
+                 port.text("state"), hook == "-" ? tap.text("hook") : hook,
+                 pps_text(port.rate("rx_frames")), bits_text(port.rate("rx_bytes")),
+                 pps_text(port.rate("copied_frames")), queues_text(port.part("queues")), why});
+      why.clear();  // once is enough
     }
   }
-  return table.text();
+  return table;
 }
 
-std::string monitor_names(const Json& policy) {
-  std::string out;
-  for (const Json& monitor : part_of(policy, "monitors")) {
-    out += (out.empty() ? "" : ", ") + text_of(monitor, "name");
+Table policies(const Known& broker) {
+  Table table(
+      {{"policy"}, {"placement"}, {"taps"}, {"matched", true}, {"", true}, {"to monitors"}, {""}});
+  for (const Json& item : broker.part("policies")) {
+    const Known policy = broker.inner("policies", item);
+    table.row({policy.text("name"), policy.text("placement"), names_text(policy.part("taps")),
+               pps_text(policy.rate("matched_frames")), bits_text(policy.rate("matched_bytes")),
+               names_text(policy.part("monitors")), reason_text(policy.text("why"))});
   }
-  return out;
+  return table;
 }
 
-std::string policies_text(const Interval& interval) {
-  Table table({{"policy"}, {"placement"}, {"matched", true}, {"", true}, {"to monitors"}});
-  for (const Json& policy : part_of(interval.after(), "policies")) {
-    const Json& old_policy = named(part_of(interval.before(), "policies"), policy);
-    const auto rate = [&](const char* key) { return interval.per_second(old_policy, policy, key); };
-    table.row({text_of(policy, "name"), text_of(policy, "placement"),
-               pps_text(rate("matched_frames")), bits_text(rate("matched_bytes")),
-               monitor_names(policy)});
+Table monitors(const Known& broker) {
+  Table table(
+      {{"monitor"}, {"port"}, {"state"}, {"out", true}, {"", true}, {"dropped", true}, {"queues"}});
+  for (const Json& item : broker.part("monitors")) {
+    const Known monitor = broker.inner("monitors", item);
+    table.row({monitor.text("name"), monitor.text("port"), monitor.text("state"),
+               pps_text(monitor.rate("tx_frames")), bits_text(monitor.rate("tx_bytes")),
+               pps_text(monitor.drop_rate()), queues_text(monitor.part("queues"))});
   }
-  return table.text();
+  return table;
 }
 
-std::string monitors_text(const Interval& interval) {
-  Table table({{"monitor"}, {"port"}, {"state"}, {"out", true}, {"", true}, {"queues"}});
-  for (const Json& monitor : part_of(interval.after(), "monitors")) {
-    const Json& old = named(part_of(interval.before(), "monitors"), monitor);
-    const auto rate = [&](const char* key) { return interval.per_second(old, monitor, key); };
-    table.row({text_of(monitor, "name"), text_of(monitor, "port"), text_of(monitor, "state"),
-               pps_text(rate("tx_frames")), bits_text(rate("tx_bytes")), queues_text(monitor)});
-  }
-  return table.text();
+std::string config_line(const Json& config) {
+  if (config.empty()) return "";
+  std::string out =
+      "config " + text_of(config, "file") + ", loaded " + text_of(config, "loaded_at");
+  if (!is_set(config, "persisted", true))
+    out += "; changed since, and not written back (--persist)";
+  return out + "\n";
 }
 
-/// Which counters tell of a loss, and what a reader needs to know about each reason.
-struct Advice {
-  std::string_view reason, text;
-};
-
-constexpr std::array kMissed = {
-    Advice{"no_free_frame", "no frame was free: raise broker.umem.frames"},
-    Advice{"ring_full", "the workers do not keep up: give broker.workers more CPUs"},
-    Advice{"too_long", "longer than broker.umem.frame_size holds"},
-    Advice{"super_packet",
-           "no tun device to cut GSO super-packets (modprobe tun), or too many frames"},
-    Advice{"leg", "the kernel could not cut them: is vtapleg0 up?"},
-};
-constexpr std::array kNotPassed = {
-    Advice{"tx_failed", "the other port did not take them"},
-    Advice{"too_long", "longer than the other port's MTU allows"},
-    Advice{"rx_ring_full", "the workers do not keep up: give broker.workers more CPUs"},
-    Advice{"no_free_frame", "no frame was free: raise broker.umem.frames"},
-    Advice{"stale", "the broker hung, and they were too old to be sent"},
-};
-constexpr std::array kMonitorDropped = {
-    Advice{"ring_full", "the monitor's port is slower than its copies: sample, meter or slice"},
-    Advice{"queue_full", "more arrives than the monitor's rate and queue take"},
-    Advice{"down", "the monitor was down"},
-    Advice{"device", "the device dropped them: MTU of both ends, and is anybody reading?"},
-    Advice{"clone_failed", "the port's queueing discipline did not take them"},
-};
-
-template <size_t N>
-std::string advice_on(const std::array<Advice, N>& known, std::string_view reason) {
-  for (const Advice& advice : known) {
-    if (advice.reason == reason) return ": " + std::string(advice.text);
-  }
-  return "";
+std::string status_heading(const Interval& interval, const Json& status) {
+  if (status.empty()) return heading(interval.after());
+  return text_of(status, "name") + "   vtap-broker " + text_of(status, "version") + "   up " +
+         duration_text(number_of(status, "uptime_s")) + "   generation " +
+         std::to_string(count_of(status, "generation")) + "   " +
+         (is_set(status, "ready") ? "ready" : "not ready") + "\n" +
+         config_line(part_of(status, "config"));
 }
 
-/// Collects one sentence per counter that should be zero and is not.
-class Findings {
- public:
-  explicit Findings(const Interval& interval) : interval_(interval) {}
-
-  void add(std::string text) { texts_.push_back(std::move(text)); }
-
-  /// `what`: whose frames, and what befell them.
-  template <size_t N>
-  void add_losses(const std::string& what, const Json& before, const Json& after,
-                  const std::array<Advice, N>& known) {
-    for (const auto& item : after.items()) {
-      const std::string& reason = item.key();
-      const std::uint64_t frames = count_of(after, reason.c_str());
-      if (frames == 0) continue;
-      const double rate = interval_.per_second(before, after, reason.c_str());
-      add(what + " " + std::to_string(frames) + " (" + printable(reason) + ", " +
-          (rate > 0 ? "now " + pps_text(rate) : "not growing") + ")" + advice_on(known, reason));
-    }
-  }
-
-  [[nodiscard]] std::vector<std::string> take() { return std::move(texts_); }
-
- private:
-  const Interval& interval_;
-  std::vector<std::string> texts_;
-};
-
-void look_at_port(const Json& tap, const Json& old_port, const Json& port, Findings& findings) {
-  const std::string who = "tap " + text_of(tap, "name") + ", port " + text_of(port, "name") + ": ";
-  const std::string state = text_of(port, "state");
-  if (state != "up" && state != "-") findings.add(who + "the port is " + state);
-  findings.add_losses(who + "originals not passed", part_of(old_port, "not_passed"),
-                      part_of(port, "not_passed"), kNotPassed);
-  findings.add_losses(who + "copies missed", part_of(old_port, "missed"), part_of(port, "missed"),
-                      kMissed);
-}
-
-void look_at_taps(const Interval& interval, Findings& findings) {
-  for (const Json& tap : part_of(interval.after(), "taps")) {
-    const Json& old_tap = named(part_of(interval.before(), "taps"), tap);
-    for (const Json& port : part_of(tap, "ports")) {
-      look_at_port(tap, named(part_of(old_tap, "ports"), port), port, findings);
-    }
-  }
-}
-
-/// The reasons that nobody asked for: these drop what the config has them drop.
-Json unwanted(const Json& dropped) {
-  Json out = dropped.is_object() ? dropped : Json::object();
-  for (const char* asked_for : {"once", "sample", "head", "meter"}) out.erase(asked_for);
-  return out;
-}
-
-void look_at_policies(const Interval& interval, Findings& findings) {
-  for (const Json& policy : part_of(interval.after(), "policies")) {
-    const Json& old = named(part_of(interval.before(), "policies"), policy);
-    findings.add_losses("policy " + text_of(policy, "name") + ": copies dropped",
-                        part_of(old, "dropped"), unwanted(part_of(policy, "dropped")),
-                        std::array<Advice, 0>{});
-  }
-}
-
-void look_at_monitors(const Interval& interval, Findings& findings) {
-  for (const Json& monitor : part_of(interval.after(), "monitors")) {
-    const std::string who = "monitor " + text_of(monitor, "name") + ": ";
-    const std::string state = text_of(monitor, "state");
-    if (state != "up") {
-      findings.add(who + "its port " + text_of(monitor, "port") + " is " + state +
-                   "; it gets no copies");
-    }
-    const Json& old = named(part_of(interval.before(), "monitors"), monitor);
-    findings.add_losses(who + "copies dropped", part_of(old, "dropped"),
-                        part_of(monitor, "dropped"), kMonitorDropped);
-  }
-}
-
-void look_at_memory(const Interval& interval, Findings& findings) {
-  const Json& umem = part_of(interval.after(), "umem");
-  if (count_of(umem, "frames") == 0 || count_of(umem, "free") > 0) return;
-  findings.add("memory: none of the " + std::to_string(count_of(umem, "frames")) +
-               " frames is free");
-}
-
-std::string problems_text(const Interval& interval) {
-  const std::vector<std::string> found = problems(interval);
+std::string problems_text(const Interval& interval, const Json& status) {
+  const std::vector<std::string> found = problems(interval, status);
   if (found.empty()) return "Nothing is wrong.\n";
   std::string out = "What is wrong\n";
   for (const std::string& text : found) out += "  " + text + "\n";
@@ -229,19 +169,12 @@ std::string problems_text(const Interval& interval) {
 
 }  // namespace
 
-std::vector<std::string> problems(const Interval& interval) {
-  Findings findings(interval);
-  look_at_taps(interval, findings);
-  look_at_monitors(interval, findings);
-  look_at_policies(interval, findings);
-  look_at_memory(interval, findings);
-  return findings.take();
-}
-
-std::string status_view(const Interval& interval) {
-  return heading(interval.after()) + "\nTaps\n" + taps_text(interval) + "\nPolicies\n" +
-         policies_text(interval) + "\nMonitors\n" + monitors_text(interval) + "\n" +
-         problems_text(interval);
+std::string status_view(const Interval& interval, const Json& status, Screen screen) {
+  const Known broker(interval, status, interval.before(), interval.after());
+  const std::vector<Section> sections = {
+      {"Taps", taps(broker)}, {"Policies", policies(broker)}, {"Monitors", monitors(broker)}};
+  return status_heading(interval, status) + sections_text(sections, {0, screen.columns}) + "\n" +
+         problems_text(interval, status);
 }
 
 }  // namespace vtap::ctl
