@@ -156,13 +156,17 @@ class ControlServer::Impl {
       : path_(listener.path()),
         listener_(std::move(listener)),
         stop_(std::move(stop)),
+        at_thread_start_(handlers.at_thread_start),
         api_(std::move(handlers)) {}
 
   void start() {
     const SignalsBlocked inherited;
     for (int i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this] { serve_clients(); });
-      ::pthread_setname_np(threads_.back().native_handle(), "vtap-control");
+      threads_.emplace_back([this] {
+        ::pthread_setname_np(::pthread_self(), "vtap-control");
+        at_thread_start_();
+        serve_clients();
+      });
     }
   }
 
@@ -213,6 +217,7 @@ class ControlServer::Impl {
   const std::string path_;
   std::optional<Listener> listener_;
   Fd stop_;
+  const std::function<void()> at_thread_start_;
   Api api_;
   std::vector<std::thread> threads_;
 };

@@ -13,9 +13,10 @@ namespace vtap::control {
 /// several at once: they must be thread-safe, and must not wait for the thread that calls
 /// ControlServer::stop. What they throw becomes a 500.
 struct Handlers {
-  std::string version;                      ///< of the broker
-  std::function<std::string()> stats_json;  ///< the JSON of DESIGN 7.3, on one line
-  std::function<Result<void>()> reload;     ///< one at a time; empty: not supported
+  std::string version;                            ///< of the broker
+  std::function<std::string()> stats_json;        ///< the JSON of DESIGN 7.3, on one line
+  std::function<Result<void>()> reload;           ///< one at a time; empty: not supported
+  std::function<void()> at_thread_start = [] {};  ///< first on each of the server's threads
 };
 
 /// The broker's control socket: HTTP/1.1 over a Unix stream socket, one request per connection.

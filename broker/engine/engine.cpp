@@ -44,7 +44,8 @@ Engine::Engine(plan::Plan plan, Resolved resolved, host::StateDir state, io::Tee
       epoch_ns_(worker::monotonic_ns()) {}
 
 Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved,
-                                              host::StateDir state) {
+                                              host::StateDir state,
+                                              std::function<void()> at_worker_start) {
   auto watch = host::LinkWatch::open();
   if (!watch) return watch.error();
   auto memory = io::TeeMemory::create(plan.config.broker.frames, plan.config.broker.frame_size);
@@ -67,6 +68,7 @@ Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved
   std::unique_ptr<Engine> engine(
       new Engine(std::move(plan), std::move(resolved), std::move(state), std::move(*memory),
                  std::move(*classes), std::move(*clones), std::move(*errors), std::move(*watch)));
+  engine->at_worker_start_ = std::move(at_worker_start);
   if (auto opened = engine->open(); !opened) {
     engine->roll_back();
     return opened.error();
@@ -247,6 +249,7 @@ Result<void> Engine::create_workers() {
     spec.copies = memory_.copies();
     spec.poll = plan_.config.broker.poll;
     spec.stale_ns = kStaleNs;
+    spec.at_thread_start = at_worker_start_;
     auto worker =
         worker::Worker::create(std::move(spec), memory_.umem(), shared_, targets_, *crossing_);
     if (!worker) return worker.error();

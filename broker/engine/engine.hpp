@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,9 +30,11 @@ namespace vtap::engine {
 class Engine {
  public:
   /// Opens everything and starts the workers; when it returns, frames are copied. On an error
-  /// nothing new is left on the machine (what an earlier broker left, stays).
-  static Result<std::unique_ptr<Engine>> start(plan::Plan plan, Resolved resolved,
-                                               host::StateDir state);
+  /// nothing new is left on the machine (what an earlier broker left, stays). `at_worker_start`:
+  /// first on the thread of each worker.
+  static Result<std::unique_ptr<Engine>> start(
+      plan::Plan plan, Resolved resolved, host::StateDir state,
+      std::function<void()> at_worker_start = [] {});
   ~Engine();
 
   /// Readable when follow_links() has work; -1: there is none.
@@ -121,6 +124,7 @@ class Engine {
   std::vector<std::unique_ptr<MonitorPort>> monitors_;  ///< by index in the config
   std::vector<bool> carries_;                           ///< by port index
   bool stopped_ = false;
+  std::function<void()> at_worker_start_;
 };
 
 }  // namespace vtap::engine
