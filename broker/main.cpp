@@ -278,12 +278,16 @@ Result<confine::Process> confine_process(const config::Config& config, const std
        .run_directories = {kRunDirectory, sockets},
        .writable = {kRunDirectory, sockets, directory_of(file), "/proc/sys/net", "/dev/net/tun"}});
   if (!confined) return confined.error();
-  for (const std::string& note : confined->notes()) spdlog::info("{}", note);
-  if (access(file.c_str(), R_OK) != 0) {
-    spdlog::warn("user {} cannot read {}: a reload will fail; give it to a group of that user",
-                 who->name, file);
-  }
   return confined;
+}
+
+void say_how(const confine::Process& confined, const std::string& file) {
+  for (const std::string& note : confined.notes()) spdlog::info("{}", note);
+  if (access(file.c_str(), R_OK) == 0) return;
+  spdlog::warn(
+      "{} cannot be read any more by the user that the broker runs as: a reload will fail; "
+      "give it to a group of that user",
+      file);
 }
 
 Result<void> serve(config::Config config, const std::string& file, const std::string& user) {
@@ -301,6 +305,7 @@ Result<void> serve(config::Config config, const std::string& file, const std::st
   if (!prepared) return prepared.error();
   auto state = host::StateDir::open();
   if (!state) return state.error();
+  say_how(*confined, file);
   io::capture_libbpf_log();
 
   const std::string name = config.broker.name;
