@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import pwd
 import signal
 import subprocess
 import time
@@ -166,16 +166,23 @@ def test_threads_hold_what_they_need(capture: str) -> None:
             copies_flow(lab, running)
 
 
-def test_runs_as_another_user(lab: Lab, another_user: None) -> None:
+@pytest.mark.parametrize("how", ["named", "default"])
+def test_runs_as_another_user(lab: Lab, another_user: None, tmp_path: Path, how: str) -> None:
     """Ports go and come back, and a dead broker's programs are replaced: all that without root."""
-    running = Broker(lab, simple_config(CAPTURES["tc"]), arguments=["--user", "nobody"])
-    shutil.chown(running.directory, "nobody")
+    user = pwd.getpwnam("nobody")
+    if how == "named":
+        running = Broker(lab, simple_config(CAPTURES["tc"]), arguments=["--user", "nobody"])
+    else:  # a machine that has a user vtap
+        passwords = tmp_path / "passwd"
+        passwords.write_text(Path("/etc/passwd").read_text() +
+                             f"vtap:x:{user.pw_uid}:{user.pw_gid}::/nonexistent:/bin/false\n")
+        running = Broker(lab, simple_config(CAPTURES["tc"]), launcher=[
+            "unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"',
+            str(passwords)])
+    os.chown(running.directory, user.pw_uid, user.pw_gid)
     with running:
-        nobody = subprocess.run(["id", "-u", "nobody"], capture_output=True, text=True,
-                                check=True).stdout.strip()
-        group = subprocess.run(["id", "-g", "nobody"], capture_output=True, text=True,
-                               check=True).stdout.strip()
-        assert users(running) == {"\t".join([nobody] * 4), "\t".join([group] * 4)}
+        assert users(running) == {"\t".join([str(user.pw_uid)] * 4),
+                                  "\t".join([str(user.pw_gid)] * 4)}
         assert holdings(running)[WORKER] == confined(NOTHING)
         assert holdings(running)[MAIN] == confined(FIVE)
         copies_flow(lab, running)
