@@ -12,17 +12,20 @@
 #include <array>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <stdexcept>
 
 #include "config/config.hpp"
+#include "confine/process.hpp"
 #include "control/server.hpp"
 #include "controller/controller.hpp"
 #include "controller/prepare.hpp"
 #include "controller/requests.hpp"
 #include "engine/engine.hpp"
 #include "engine/resolve.hpp"
+#include "host/attach.hpp"
 #include "host/port.hpp"
 #include "host/state.hpp"
 #include "io/bpf.hpp"
@@ -37,6 +40,9 @@
 namespace {
 
 using namespace vtap;
+
+/// Parent of host::default_state_dir and of control sockets by default.
+constexpr const char* kRunDirectory = "/run/vtap";
 
 enum ExitCode { kClean = 0, kRuntime = 1, kUsage = 2, kUnsupported = 3 };
 
@@ -224,19 +230,55 @@ control::Endpoints endpoints(const config::Broker& broker) {
   return out;
 }
 
-Result<void> serve(const std::string& file, controller::Loaded loaded) {
+std::string directory_of(const std::string& file) {
+  const auto parent = std::filesystem::path(file).parent_path();
+  return parent.empty() ? std::string(".") : parent.string();
+}
+
+/// From here on the process has no root, and may write: the run directory and that of the control
+/// socket; and the control thread the config (its directory, as the file is replaced as a whole),
+/// IPv6 settings of ports, and tun devices.
+Result<confine::Process> confine_process(const config::Config& config, const std::string& file,
+                                         const std::string& user) {
+  auto who = confine::choose_user(user);
+  if (!who) return who.error();
+  const std::string sockets = directory_of(config.broker.control);
+  auto confined = confine::Process::confine(
+      {.user = *who,
+       .own_directory = kRunDirectory,
+       .run_directories = {kRunDirectory, sockets},
+       .writable = {kRunDirectory, sockets, directory_of(file), "/proc/sys/net", "/dev/net/tun"}});
+  if (!confined) return confined.error();
+  return confined;
+}
+
+void say_how(const confine::Process& confined, const std::string& file) {
+  for (const std::string& note : confined.notes()) spdlog::info("{}", note);
+  if (access(file.c_str(), R_OK) == 0) return;
+  spdlog::warn(
+      "{} cannot be read any more by the user that the broker runs as: a reload will fail; "
+      "give it to a group of that user",
+      file);
+}
+
+Result<void> serve(const std::string& file, controller::Loaded loaded, const std::string& user) {
   if (auto allowed = check_privileges(); !allowed) return allowed;
   if (auto usable = check_kernel(); !usable) return usable;
-  auto prepared = controller::prepare(loaded.config);
-  if (!prepared) return prepared.error();
-  auto state = host::StateDir::open();
-  if (!state) return state.error();
   auto signals = open_signals();
   if (!signals) return signals.error();
   auto requests = controller::Requests::open();
   if (!requests) return requests.error();
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
+  auto confined = confine_process(loaded.config, file, user);
+  if (!confined) return confined.error();
+  host::open_programs_with(
+      [&programs = confined->programs()](std::uint32_t id) { return programs.open(id); });
+  auto prepared = controller::prepare(loaded.config);
+  if (!prepared) return prepared.error();
+  auto state = host::StateDir::open();
+  if (!state) return state.error();
+  say_how(*confined, file);
   io::capture_libbpf_log();
 
   const std::string name = loaded.config.broker.name;
@@ -261,9 +303,13 @@ Result<void> serve(const std::string& file, controller::Loaded loaded) {
 int main_or_throw(int argc, char** argv) {
   CLI::App app{"Software TAP and packet broker: copies chosen packets to monitors."};
   std::string file;
+  std::string user;
   bool only_check = false;
   bool only_detach = false;
   app.add_option("-c,--config", file, "configuration file (tap.toml)")->required();
+  app.add_option(
+      "--user", user,
+      "run as this user once started (default: vtap, if root starts it and there is one)");
   app.add_flag("--check", only_check, "validate, print the plan, touch nothing");
   app.add_flag("--detach", only_detach, "take away everything a broker left on the ports");
   app.set_version_flag("--version", std::string("vtap-broker ") + VTAP_VERSION);
@@ -282,7 +328,21 @@ int main_or_throw(int argc, char** argv) {
   service::set_up_log(config.broker);
   for (const auto& warning : warnings) spdlog::warn("{}", warning);
   const bool json = config.broker.log_format == config::LogFormat::json;
-  auto served = serve(file, std::move(*loaded));
+  auto handlers = handlers_of(controller, *requests);
+  handlers.at_thread_start = confined->starts(confine::Role::server);
+  auto control =
+      control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
+  if (!control) {
+    return Error{"broker " + name + ": " + control.error().message, control.error().kind};
+  }
+  auto ended = controller.start(std::move(loaded.config), std::move(*prepared), std::move(*state),
+                                confined->starts(confine::Role::worker));
+  if (ended) {
+    ended = run(controller, *requests, *signals);
+    service::notify_stopping();
+  }
+  requests->close();
+  if (ended) controller.engine()->stop();
   if (served) return kClean;
   if (!json) return fail(served.error());
   spdlog::error("{}", served.error().message);

@@ -12,7 +12,7 @@ build=(
   g++ cmake ninja-build pkg-config        # the broker
   clang llvm bpftool                      # its BPF programs
   libc6-dev linux-libc-dev libbpf-dev libxdp-dev libcap-ng-dev libsystemd-dev
-  libspdlog-dev libtomlplusplus-dev libcli11-dev libboost-dev
+  libspdlog-dev libseccomp-dev libtomlplusplus-dev libcli11-dev libboost-dev
   nlohmann-json3-dev libcpp-httplib-dev libssl-dev libxxhash-dev libpcap-dev
   iproute2 util-linux python3             # the demo's lab and traffic
 )

@@ -38,6 +38,7 @@ struct Handlers {
   /// Takes away what earlier configs left on `ports`, all of them if empty: {"undone":["..."]}.
   std::function<Result<std::string>(const std::vector<std::string>& ports)> detach = {};
   std::function<std::string()> metrics_text = {};  ///< Prometheus text format
+  std::function<void()> at_thread_start = {};      ///< first on each of the server's threads
 };
 
 }  // namespace vtap::control

@@ -85,6 +85,7 @@ class ControlServer::Impl {
         listener_(std::move(listener)),
         tcp_(std::move(tcp)),
         stop_(std::move(stop)),
+        at_thread_start_(handlers.at_thread_start),
         api_(std::move(handlers)) {}
 
   void start() {
@@ -117,8 +118,11 @@ class ControlServer::Impl {
   };
 
   void start(const char* name, Front front) {
-    threads_.emplace_back([this, front] { serve_clients(front); });
-    ::pthread_setname_np(threads_.back().native_handle(), name);
+    threads_.emplace_back([this, name, front] {
+      ::pthread_setname_np(::pthread_self(), name);
+      if (at_thread_start_) at_thread_start_();
+      serve_clients(front);
+    });
   }
 
   void serve_clients(Front front) {
@@ -165,6 +169,7 @@ class ControlServer::Impl {
   std::optional<Listener> listener_;
   std::optional<TcpFront> tcp_;
   Fd stop_;
+  const std::function<void()> at_thread_start_;
   Api api_;
   std::vector<std::thread> threads_;
 };

@@ -15,13 +15,14 @@ using Json = nlohmann::ordered_json;
 Controller::Controller(std::string file, std::string text)
     : file_(std::move(file)), text_(text), file_text_(std::move(text)) {}
 
-Result<void> Controller::start(config::Config config, Prepared prepared, host::StateDir state) {
+Result<void> Controller::start(config::Config config, Prepared prepared, host::StateDir state,
+                               std::function<void()> at_worker_start) {
   plan::Plan plan;
   plan.generation = generation_;
   plan.config = std::move(config);
   plan.tables = std::move(prepared.tables);
   auto started = engine::Engine::start(std::move(plan), std::move(prepared.resolved),
-                                       std::move(state));
+                                       std::move(state), std::move(at_worker_start));
   if (!started) return started.error();
   engine_ = std::move(*started);
   started_.store(engine_.get());

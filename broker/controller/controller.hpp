@@ -27,7 +27,8 @@ class Controller {
   Controller(std::string file, std::string text);
 
   /// Opens everything; see Engine::start. Once.
-  Result<void> start(config::Config config, Prepared prepared, host::StateDir state);
+  Result<void> start(config::Config config, Prepared prepared, host::StateDir state,
+                     std::function<void()> at_worker_start);
   /// Any thread. Null before start().
   [[nodiscard]] engine::Engine* engine() noexcept { return started_.load(); }
 

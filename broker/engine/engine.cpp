@@ -30,7 +30,8 @@ Engine::Engine(config::Broker broker, host::StateDir state, io::TeeMemory memory
       targets_used_(worker::kMaxTargets, false) {}
 
 Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved,
-                                              host::StateDir state) {
+                                              host::StateDir state,
+                                              std::function<void()> at_worker_start) {
   auto watch = host::LinkWatch::open();
   if (!watch) return watch.error();
   auto memory = io::TeeMemory::create(plan.config.broker.frames, plan.config.broker.frame_size);
@@ -45,6 +46,7 @@ Result<std::unique_ptr<Engine>> Engine::start(plan::Plan plan, Resolved resolved
   std::unique_ptr<Engine> engine(new Engine(plan.config.broker, std::move(state),
                                             std::move(*memory), std::move(*errors),
                                             std::move(*watch)));
+  engine->at_worker_start_ = std::move(at_worker_start);
   if (auto done = engine->start_workers(resolved.worker_cpus); !done) return done.error();
   if (auto done = engine->apply(std::move(plan), std::move(resolved)); !done) return done.error();
   return engine;
@@ -71,6 +73,7 @@ Result<void> Engine::start_workers(const std::vector<std::uint32_t>& cpus) {
     spec.copies = memory_.copies();
     spec.poll = broker_.poll;
     spec.stale_ns = kStaleNs;
+    spec.at_thread_start = at_worker_start_;
     auto worker = worker::Worker::create(std::move(spec), memory_.umem(), *crossing_);
     if (!worker) return worker.error();
     workers_.push_back(std::move(*worker));

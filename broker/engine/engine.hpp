@@ -33,9 +33,11 @@ namespace vtap::engine {
 class Engine {
  public:
   /// Opens everything and starts the workers; when it returns, frames are copied. On an error
-  /// nothing new is left on the machine (what an earlier broker left, stays).
-  static Result<std::unique_ptr<Engine>> start(plan::Plan plan, Resolved resolved,
-                                               host::StateDir state);
+  /// nothing new is left on the machine (what an earlier broker left, stays). `at_worker_start`:
+  /// first on the thread of each worker.
+  static Result<std::unique_ptr<Engine>> start(
+      plan::Plan plan, Resolved resolved, host::StateDir state,
+      std::function<void()> at_worker_start = [] {});
   ~Engine();
 
   /// From one plan to another; each packet has one of them (docs/decisions/0022). `plan.generation`
@@ -184,6 +186,7 @@ class Engine {
   std::vector<Leftover> leftovers_;
   std::set<std::string> left_;
   bool stopped_ = false;
+  std::function<void()> at_worker_start_;
 };
 
 }  // namespace vtap::engine

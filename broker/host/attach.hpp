@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,6 +13,11 @@
 /// Attaching the stubs. All of it by netlink: what is attached stays when the process dies, and is
 /// recognised later by its program's name. `Port` is the way to use it; nothing here is journalled.
 namespace vtap::host {
+
+/// How BPF programs are opened by id from now on, instead of by the thread that asks, which needs
+/// CAP_SYS_ADMIN for it: a function that returns a descriptor, or -1 and errno. For the whole
+/// process; call before there are threads.
+void open_programs_with(std::function<int(std::uint32_t id)> open);
 
 /// Programs of ours, in whatever version, have a name that begins so.
 inline constexpr std::string_view program_prefix = "vtap_";

@@ -216,8 +216,10 @@ Result<Link> find_link(int ifindex) {
 Result<Counters> link_counters(int ifindex) {
   ifinfomsg body{};
   body.ifi_index = ifindex;
-  const Result<std::vector<Message>> replies = route_query(
-      "cannot read the counters of " + device_name(ifindex), Request(RTM_GETLINK, 0, body));
+  // By number: a thread that only reads counters may have no other socket to ask for the name.
+  const Result<std::vector<Message>> replies =
+      route_query("cannot read the counters of network device number " + std::to_string(ifindex),
+                  Request(RTM_GETLINK, 0, body));
   if (!replies) return replies.error();
   if (replies.value().empty()) return Error{"the kernel sent no counters"};
   return counters_of(replies.value().front().attributes<ifinfomsg>());

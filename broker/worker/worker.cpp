@@ -216,9 +216,13 @@ Result<void> Worker::start(std::uint64_t epoch_ns) {
   epoch_ns_ = epoch_ns;
   now_ns_ = monotonic_ns();
   beat();
-  thread_ = std::thread([this] { run(); });
-  const std::string name = "vtap-worker-" + std::to_string(spec_.index);
-  pthread_setname_np(thread_.native_handle(), name.c_str());
+  thread_ = std::thread([this] {
+    // Its own name: for another's the C library writes to a file, which a confined process may not.
+    const std::string name = "vtap-worker-" + std::to_string(spec_.index);
+    pthread_setname_np(pthread_self(), name.c_str());
+    spec_.at_thread_start();
+    run();
+  });
   if (spec_.cpu) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);

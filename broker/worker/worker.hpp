@@ -57,7 +57,8 @@ struct WorkerSpec {
   std::uint32_t tee_frames = 0;  ///< frames that the tee rings may hold
   pipeline::UmemView copies;     ///< where the tee puts them (io::TeeMemory)
   config::Poll poll = config::Poll::adaptive;
-  std::uint64_t stale_ns = 0;  ///< age at which an original is no longer sent
+  std::uint64_t stale_ns = 0;                     ///< age at which an original is no longer sent
+  std::function<void()> at_thread_start = [] {};  ///< first on the new thread
 };
 
 /// One pinned thread that owns its rings and runs run_once(). Everything is set up before start();

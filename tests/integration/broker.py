@@ -124,10 +124,11 @@ class Broker:
     _open: set["Broker"] = set()
 
     def __init__(self, lab: Lab, text: str, *, name: str | None = None,
-                 launcher: Sequence[str] = ()) -> None:
+                 launcher: Sequence[str] = (), arguments: Sequence[str] = ()) -> None:
         self.ns: Namespace = lab.tap_ns
         self.name = name or f"it{os.getpid()}n{next(_numbers)}"
         self.launcher = [*launcher]
+        self.arguments = [*arguments]
         self.directory = Path(tempfile.mkdtemp(prefix=OWN_PREFIX))
         self.directory.chmod(0o755)
         self.socket = self.directory / "control.sock"
@@ -150,8 +151,8 @@ class Broker:
         self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.ns.entered(), self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.launcher, broker_binary(), "-c", self.file], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, preexec_fn=_die_with_parent)
+                [*self.launcher, broker_binary(), "-c", self.file, *self.arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent)
         if wait_ready:
             self.wait_ready(timeout)
         return self
