@@ -20,6 +20,8 @@
 
 #include "config/config.hpp"
 #include "control/server.hpp"
+#include "doctor/doctor.hpp"
+#include "doctor/view.hpp"
 #include "engine/engine.hpp"
 #include "engine/resolve.hpp"
 #include "host/port.hpp"
@@ -253,6 +255,16 @@ int detach(const config::Config& config) {
   return code;
 }
 
+/// No broker runs in this process: one that runs elsewhere is seen by what it holds.
+int examine(const config::Config& config, bool fix, bool json, bool verbose) {
+  io::capture_libbpf_log();
+  const doctor::Options options{.verbose = verbose};
+  const auto findings =
+      fix ? doctor::mend(config, nullptr, options) : doctor::examine(config, nullptr, options);
+  std::cout << (json ? doctor::to_json(findings, 2) + "\n" : doctor::view(findings));
+  return doctor::has_error(findings) ? kRuntime : kClean;
+}
+
 Result<void> serve(config::Config config) {
   if (auto allowed = check_privileges(); !allowed) return allowed;
   if (auto usable = check_kernel(); !usable) return usable;
@@ -299,6 +311,15 @@ int main_or_throw(int argc, char** argv) {
   app.add_option("-c,--config", file, "configuration file (tap.toml)")->required();
   app.add_flag("--check", only_check, "validate, print the plan, touch nothing");
   app.add_flag("--detach", only_detach, "take away everything a broker left on the ports");
+  bool only_doctor = false;
+  auto* const doctor_flag =
+      app.add_flag("--doctor", only_doctor, "say what is wrong with this machine for the config");
+  bool fix = false;
+  bool as_json = false;
+  bool verbose = false;
+  app.add_flag("--fix", fix, "with --doctor: mend what is safe to mend")->needs(doctor_flag);
+  app.add_flag("--json", as_json, "with --doctor: findings as JSON")->needs(doctor_flag);
+  app.add_flag("--verbose", verbose, "with --doctor: say what is fine, too")->needs(doctor_flag);
   app.set_version_flag("--version", std::string("vtap-broker ") + VTAP_VERSION);
   try {
     app.parse(argc, argv);
@@ -308,8 +329,9 @@ int main_or_throw(int argc, char** argv) {
   auto loaded = load_config(file);
   if (!loaded) return fail(loaded.error());
   auto& [config, warnings] = *loaded;
-  if (only_check || only_detach) {
+  if (only_check || only_detach || only_doctor) {
     for (const auto& warning : warnings) std::cerr << warning << " (warning)\n";
+    if (only_doctor) return examine(config, fix, as_json, verbose);
     return only_check ? check(config) : detach(config);
   }
   set_up_log(config.broker);
