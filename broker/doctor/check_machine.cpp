@@ -7,8 +7,18 @@ namespace vtap::doctor {
 namespace {
 
 constexpr std::uint64_t unlimited = ~std::uint64_t{0};
-/// Rings of the sockets are locked as well: far less than the frames.
-constexpr std::uint64_t ring_memory = 16 << 20;
+
+/// Sockets that a broker opens for this config, one per queue at most.
+std::uint64_t sockets(const Facts& facts) {
+  const auto workers = std::max<std::uint64_t>(facts.machine.workers.size(), 1);
+  std::uint64_t count = 0;
+  for (const PortFacts& port : facts.ports) {
+    if (!port.link) continue;
+    if (port.redirect) count += port.link->rx_queues;
+    if (port.uses_tx_sockets()) count += std::min<std::uint64_t>(workers, port.link->tx_queues);
+  }
+  return std::max<std::uint64_t>(count, 1);
+}
 
 std::string join(const std::vector<std::string>& words) {
   std::string text;
@@ -85,8 +95,11 @@ void check_capabilities(const Facts& facts, Diagnoses& out) {
 void check_memlock(const Facts& facts, Diagnoses& out) {
   const Privileges& mine = facts.machine.privileges;
   const config::Broker& broker = facts.config.broker;
-  const std::uint64_t wanted = std::uint64_t{broker.frames} * broker.frame_size + ring_memory;
-  const std::uint64_t most = mine.may_raise ? unlimited : mine.memlock_most;
+  // Every socket registers the frames for itself, and each time the kernel counts them.
+  const std::uint64_t wanted = std::uint64_t{broker.frames} * broker.frame_size * sockets(facts);
+  // The broker asks for no limit at all; where it may not, it keeps what it has.
+  const bool raises = mine.may_raise || mine.memlock_most == unlimited;
+  const std::uint64_t most = raises ? unlimited : mine.memlock;
   if (mine.may_lock || most >= wanted) {
     const bool unbound = mine.may_lock || most == unlimited;
     out.push_back({{.id = "memlock",
@@ -101,11 +114,10 @@ void check_memlock(const Facts& facts, Diagnoses& out) {
                   .severity = Severity::error,
                   .subject = "process",
                   .what = "RLIMIT_MEMLOCK is " + std::to_string(most) +
-                          " bytes at most, the "
-                          "frames take " +
-                          std::to_string(wanted),
-                  .why = "the kernel locks the memory of AF_XDP sockets, whatever it counts BPF "
-                         "maps against, and without CAP_IPC_LOCK the limit holds: no socket opens",
+                          " bytes, the frames of all sockets take " + std::to_string(wanted),
+                  .why = "the kernel counts the memory of AF_XDP sockets against it (BPF maps "
+                         "count for the memory cgroup), and without CAP_IPC_LOCK the limit holds: "
+                         "no socket opens",
                   .fix = "ulimit -l unlimited    # in the shell that starts the broker; of a "
                          "systemd unit: LimitMEMLOCK=infinity"}});
 }

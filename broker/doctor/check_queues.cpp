@@ -66,11 +66,7 @@ void check_granted(const Running& running, const PortFacts& port, Diagnoses& out
                   .fix = {}}});
 }
 
-bool uses_sockets(const Facts& facts, std::size_t index) {
-  const PortFacts& port = facts.ports[index];
-  if (port.is_tap()) return port.redirect;
-  return !port.broadcast && !port.spec.skb_output;
-}
+bool uses_sockets(const PortFacts& port) { return port.redirect || port.uses_tx_sockets(); }
 
 std::uint32_t worker_count(const Facts& facts) {
   return static_cast<std::uint32_t>(facts.machine.workers.size());
@@ -150,15 +146,14 @@ void check_queues_of_workers(const Facts& facts, Diagnoses& out) {
   check_idle_workers(facts, out);
   const std::size_t taps = facts.ports.size() - facts.config.monitors.size();
   for (std::size_t i = taps; i < facts.ports.size(); ++i) {
-    if (!facts.ports[i].link || !uses_sockets(facts, i)) continue;
+    if (!facts.ports[i].link || !uses_sockets(facts.ports[i])) continue;
     check_tx_queues(facts, static_cast<std::uint32_t>(i - taps), facts.ports[i], out);
   }
 }
 
 void check_zero_copy(const Facts& facts, Diagnoses& out) {
-  for (std::size_t i = 0; i < facts.ports.size(); ++i) {
-    const PortFacts& port = facts.ports[i];
-    if (!port.link || !uses_sockets(facts, i)) continue;
+  for (const PortFacts& port : facts.ports) {
+    if (!port.link || !uses_sockets(port)) continue;
     if (facts.running) {
       check_granted(*facts.running, port, out);
     } else if (port.link->xdp_features && !has_zero_copy(*port.link)) {

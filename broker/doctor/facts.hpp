@@ -80,6 +80,10 @@ struct PortFacts {
 
   [[nodiscard]] bool is_monitor() const noexcept { return spec.role == host::Role::monitor; }
   [[nodiscard]] bool is_tap() const noexcept { return !is_monitor(); }
+  /// A monitor to which the broker sends by AF_XDP, not the kernel by itself.
+  [[nodiscard]] bool uses_tx_sockets() const noexcept {
+    return is_monitor() && !broadcast && !spec.skb_output;
+  }
 };
 
 struct Facts {
