@@ -98,7 +98,7 @@ struct Facts {
 Facts gather(const config::Config& config, const Running* running, const Options& options);
 
 /// The parts of it. `root`: where proc, sys and dev are.
-Machine gather_machine(const config::Config& config, const std::vector<std::uint32_t>& workers,
+Machine gather_machine(const std::vector<std::uint32_t>& workers,
                        const std::filesystem::path& root);
 Privileges gather_privileges(const std::filesystem::path& root);
 std::vector<Probe> probe_kernel();

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -42,7 +44,7 @@ class Gatherer {
     const auto& cpus = running_ != nullptr && !running_->worker_cpus.empty()
                            ? running_->worker_cpus
                            : facts_.attempt.resolved.worker_cpus;
-    facts_.machine = gather_machine(facts_.config, cpus, options_.root);
+    facts_.machine = gather_machine(cpus, options_.root);
     return std::move(facts_);
   }
 
@@ -115,9 +117,11 @@ class Gatherer {
     if (found == links_.end()) return;
     port.link = *found;
     const host::Link& link = *port.link;
-    const bool held = state_ && host::PortClaim::holder(*state_, port.name);
-    port.held_here = running_ != nullptr;
-    port.in_use = held || port.held_here || host::carries_ours(link);
+    std::optional<std::string> holder;
+    if (state_) holder = host::PortClaim::holder(*state_, port.name);
+    const std::string me = "(process " + std::to_string(::getpid()) + ")";
+    port.held_here = running_ != nullptr && holder && holder->find(me) != std::string::npos;
+    port.in_use = holder || host::carries_ours(link);
     if (auto features = host::features(port.name)) port.features = std::move(*features);
     if (auto foreign = host::foreign_programs(link)) port.foreign = std::move(*foreign);
     port.far_end = host::far_end(link);

@@ -122,8 +122,7 @@ Privileges gather_privileges(const fs::path& root) {
   return found;
 }
 
-Machine gather_machine(const config::Config&, const std::vector<std::uint32_t>& workers,
-                       const fs::path& root) {
+Machine gather_machine(const std::vector<std::uint32_t>& workers, const fs::path& root) {
   Machine machine;
   machine.kernel = kernel_name();
   machine.realtime = first_line(root / "sys/kernel/realtime") == "1";

@@ -61,8 +61,9 @@ std::string to_json(const std::vector<Finding>& findings, int indent) {
 
 Result<std::vector<Finding>> from_json(std::string_view text) {
   try {
+    const Json document = Json::parse(text);
     std::vector<Finding> findings;
-    for (const Json& each : Json::parse(text).at("findings")) findings.push_back(finding_of(each));
+    for (const Json& each : document.at("findings")) findings.push_back(finding_of(each));
     return findings;
   } catch (const Json::exception& error) {
     return Error{std::string("not a doctor's findings: ") + error.what()};
