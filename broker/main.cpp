@@ -23,6 +23,8 @@
 #include "controller/controller.hpp"
 #include "controller/prepare.hpp"
 #include "controller/requests.hpp"
+#include "doctor/doctor.hpp"
+#include "doctor/view.hpp"
 #include "engine/engine.hpp"
 #include "engine/resolve.hpp"
 #include "host/attach.hpp"
@@ -194,6 +196,16 @@ int detach(const config::Config& config) {
   return code;
 }
 
+/// No broker runs in this process: one that runs elsewhere is seen by what it holds.
+int examine(const config::Config& config, bool fix, bool json, bool verbose) {
+  io::capture_libbpf_log();
+  const doctor::Options options{.verbose = verbose};
+  const auto findings =
+      fix ? doctor::mend(config, nullptr, options) : doctor::examine(config, nullptr, options);
+  std::cout << (json ? doctor::to_json(findings, 2) + "\n" : doctor::view(findings));
+  return doctor::has_error(findings) ? kRuntime : kClean;
+}
+
 /// What the servers can ask for: most of it is done by the control thread.
 control::Handlers handlers_of(controller::Controller& controller, controller::Requests& requests) {
   control::Handlers handlers;
@@ -284,12 +296,15 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   const std::string name = loaded.config.broker.name;
   controller::Controller controller(file, std::move(loaded.text));
   // The socket first: a second broker of the same name is met before any port is touched.
-  auto control = control::ControlServer::open(endpoints(loaded.config.broker),
-                                              handlers_of(controller, *requests));
+  auto handlers = handlers_of(controller, *requests);
+  handlers.at_thread_start = confined->starts(confine::Role::server);
+  auto control =
+      control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
   }
-  auto ended = controller.start(std::move(loaded.config), std::move(*prepared), std::move(*state));
+  auto ended = controller.start(std::move(loaded.config), std::move(*prepared), std::move(*state),
+                                confined->starts(confine::Role::worker));
   if (ended) {
     ended = run(controller, *requests, *signals);
     service::notify_stopping();
@@ -312,6 +327,15 @@ int main_or_throw(int argc, char** argv) {
       "run as this user once started (default: vtap, if root starts it and there is one)");
   app.add_flag("--check", only_check, "validate, print the plan, touch nothing");
   app.add_flag("--detach", only_detach, "take away everything a broker left on the ports");
+  bool only_doctor = false;
+  auto* const doctor_flag =
+      app.add_flag("--doctor", only_doctor, "say what is wrong with this machine for the config");
+  bool fix = false;
+  bool as_json = false;
+  bool verbose = false;
+  app.add_flag("--fix", fix, "with --doctor: mend what is safe to mend")->needs(doctor_flag);
+  app.add_flag("--json", as_json, "with --doctor: findings as JSON")->needs(doctor_flag);
+  app.add_flag("--verbose", verbose, "with --doctor: say what is fine, too")->needs(doctor_flag);
   app.set_version_flag("--version", std::string("vtap-broker ") + VTAP_VERSION);
   try {
     app.parse(argc, argv);
@@ -321,28 +345,15 @@ int main_or_throw(int argc, char** argv) {
   auto loaded = controller::load_file(file);
   if (!loaded) return fail(loaded.error());
   auto& [text, config, warnings] = *loaded;
-  if (only_check || only_detach) {
+  if (only_check || only_detach || only_doctor) {
     for (const auto& warning : warnings) service::caution(warning + " (warning)");
+    if (only_doctor) return examine(config, fix, as_json, verbose);
     return only_check ? check(config) : detach(config);
   }
   service::set_up_log(config.broker);
   for (const auto& warning : warnings) spdlog::warn("{}", warning);
   const bool json = config.broker.log_format == config::LogFormat::json;
-  auto handlers = handlers_of(controller, *requests);
-  handlers.at_thread_start = confined->starts(confine::Role::server);
-  auto control =
-      control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
-  if (!control) {
-    return Error{"broker " + name + ": " + control.error().message, control.error().kind};
-  }
-  auto ended = controller.start(std::move(loaded.config), std::move(*prepared), std::move(*state),
-                                confined->starts(confine::Role::worker));
-  if (ended) {
-    ended = run(controller, *requests, *signals);
-    service::notify_stopping();
-  }
-  requests->close();
-  if (ended) controller.engine()->stop();
+  auto served = serve(file, std::move(*loaded), user);
   if (served) return kClean;
   if (!json) return fail(served.error());
   spdlog::error("{}", served.error().message);

@@ -58,27 +58,11 @@ std::string numbers(const std::vector<std::uint32_t>& values) {
   return text;
 }
 
-/// Collects findings about the machine, in the form of config errors.
-class Findings {
- public:
-  explicit Findings(const config::Config& config) : file_(config.file) {}
-
-  void add(config::Position at, std::string message) {
-    if (!text_.empty()) text_ += '\n';
-    text_ += config::format({at, std::move(message)}, file_);
-  }
-  [[nodiscard]] const std::string& text() const { return text_; }
-
- private:
-  const std::string& file_;
-  std::string text_;
-};
-
 class Resolver {
  public:
-  explicit Resolver(const config::Config& config) : config_(config), findings_(config) {}
+  explicit Resolver(const config::Config& config) : config_(config) {}
 
-  Result<Resolved> run() {
+  Result<Attempt> run() {
     auto routes = host::default_route_links();
     if (!routes) return routes.error();
     routes_ = std::move(*routes);
@@ -89,13 +73,17 @@ class Resolver {
       resolved.monitors.push_back(resolve_monitor(monitor));
     }
     for (Refusal& refusal : place_policies(config_, resolved)) {
-      findings_.add(refusal.at, std::move(refusal.message));
+      problem(refusal.at, "offload", "policies", std::move(refusal.message));
     }
-    if (!findings_.text().empty()) return Error{findings_.text(), ErrorKind::usage};
-    return resolved;
+    return Attempt{std::move(resolved), std::move(problems_)};
   }
 
  private:
+  void problem(config::Position at, const char* id, const std::string& subject,
+               std::string message) {
+    problems_.push_back({at, id, subject, std::move(message)});
+  }
+
   [[nodiscard]] bool carries_default_route(const host::Link& link) const {
     return std::ranges::any_of(routes_,
                                [&](const auto& route) { return route.ifindex == link.ifindex; });
@@ -105,15 +93,15 @@ class Resolver {
                                  const std::string& port) {
     auto link = host::find_link(port);
     if (!link) {
-      findings_.add(at, what + ": " + link.error().message);
+      problem(at, "no-port", port, what + ": " + link.error().message);
       return std::nullopt;
     }
     if (link->loopback || !link->ethernet) {
-      findings_.add(at, what + ": port " + port + " is not an Ethernet device");
+      problem(at, "not-ethernet", port, what + ": port " + port + " is not an Ethernet device");
       return std::nullopt;
     }
     if (const auto stranger = host::strangers_xdp(*link))
-      findings_.add(at, what + ": " + *stranger);
+      problem(at, "foreign-xdp", port, what + ": " + *stranger);
     return std::move(*link);
   }
 
@@ -122,18 +110,18 @@ class Resolver {
     const auto usable = usable_cpus();
     for (const std::uint32_t cpu : broker.worker_cpus) {
       if (std::ranges::find(usable, cpu) != usable.end()) continue;
-      findings_.add(broker.workers_at,
-                    "workers: CPU " + std::to_string(cpu) +
-                        " is not one of those that this process may use: " + numbers(usable));
+      problem(broker.workers_at, "workers", "workers",
+              "workers: CPU " + std::to_string(cpu) +
+                  " is not one of those that this process may use: " + numbers(usable));
     }
     if (!broker.worker_cpus.empty()) return broker.worker_cpus;
     // The highest CPUs: interrupts, and with them the tee, tend to be on the lowest.
     const auto automatic = static_cast<std::uint32_t>(std::max<std::size_t>(usable.size() / 4, 1));
     const std::uint32_t count = broker.worker_count.value_or(automatic);
     if (count > usable.size()) {
-      findings_.add(broker.workers_at,
-                    "workers: this process may use only " + std::to_string(usable.size()) +
-                        " CPUs; write \"auto\" or " + std::to_string(usable.size()) + " at most");
+      problem(broker.workers_at, "workers", "workers",
+              "workers: this process may use only " + std::to_string(usable.size()) +
+                  " CPUs; write \"auto\" or " + std::to_string(usable.size()) + " at most");
       return {};
     }
     return {usable.end() - count, usable.end()};
@@ -156,25 +144,28 @@ class Resolver {
 
   void check_tap_port(const config::Tap& tap, const std::string& what, const host::Link& link) {
     if (!tap.allow_management && carries_default_route(link)) {
-      findings_.add(tap.at, what + ": port " + link.name +
-                                " carries the default route; a tap there can cut off your own "
-                                "access. Choose another port, or write allow_management = true "
-                                "in this tap");
+      problem(tap.at, "default-route", link.name,
+              what + ": port " + link.name +
+                  " carries the default route; a tap there can cut off your own "
+                  "access. Choose another port, or write allow_management = true "
+                  "in this tap");
     }
     if (tap.mode == Mode::inline_pair) check_alone(tap.at, what, link);
   }
 
   void check_alone(config::Position at, const std::string& what, const host::Link& link) {
     if (link.has_master()) {
-      findings_.add(at, what + ": port " + link.name +
-                            " belongs to a bridge, bond or other master; remove it from there "
-                            "(ip link set " +
-                            link.name + " nomaster) or choose another port");
+      problem(at, "master", link.name,
+              what + ": port " + link.name +
+                  " belongs to a bridge, bond or other master; remove it from there "
+                  "(ip link set " +
+                  link.name + " nomaster) or choose another port");
     }
     if (link.has_uppers) {
-      findings_.add(at, what + ": port " + link.name +
-                            " carries other devices (VLAN, macvlan, ...); remove them or choose "
-                            "another port");
+      problem(at, "uppers", link.name,
+              what + ": port " + link.name +
+                  " carries other devices (VLAN, macvlan, ...); remove them or choose "
+                  "another port");
     }
   }
 
@@ -220,8 +211,9 @@ class Resolver {
     if (tap.mode == Mode::span) return;  // generic XDP serves a span, slowly
     for (const host::Link& link : resolved.links) {
       if (host::has_native_xdp(link)) continue;
-      findings_.add(tap.at, "tap " + tap.name + ": port " + link.name + " (" + link.driver +
-                                ") has no native XDP; write hook = \"tc\" and capture = \"tee\"");
+      problem(tap.at, "no-native-xdp", link.name,
+              "tap " + tap.name + ": port " + link.name + " (" + link.driver +
+                  ") has no native XDP; write hook = \"tc\" and capture = \"tee\"");
     }
   }
 
@@ -230,16 +222,17 @@ class Resolver {
     const auto link = find(monitor.at, what, monitor.port);
     if (!link) return {};
     if (carries_default_route(*link)) {
-      findings_.add(monitor.at, what + ": port " + link->name +
-                                    " carries the default route and cannot be a monitor port; "
-                                    "choose another one");
+      problem(monitor.at, "default-route", link->name,
+              what + ": port " + link->name +
+                  " carries the default route and cannot be a monitor port; "
+                  "choose another one");
     }
     check_alone(monitor.at, what, *link);
     return {*link, host::has_native_xdp(*link) ? host::Hook::xdp : host::Hook::tc};
   }
 
   const config::Config& config_;
-  Findings findings_;
+  std::vector<Problem> problems_;
   std::vector<host::DefaultRoute> routes_;
 };
 
@@ -324,8 +317,8 @@ std::string rate_text(config::Rate rate) {
   return std::to_string(rate.per_second) + units[unit];
 }
 
-/// Where a copy could come back and not be known as one: marks stay within the namespace, and XDP
-/// sees none.
+}  // namespace
+
 std::string loop_warnings(const config::Config& config, const Resolved& resolved) {
   std::vector<std::string> outside;
   std::vector<std::string> at_xdp;
@@ -355,9 +348,19 @@ std::string loop_warnings(const config::Config& config, const Resolved& resolved
   return text;
 }
 
-}  // namespace
+Result<Attempt> try_resolve(const config::Config& config) { return Resolver(config).run(); }
 
-Result<Resolved> resolve(const config::Config& config) { return Resolver(config).run(); }
+Result<Resolved> resolve(const config::Config& config) {
+  auto attempt = try_resolve(config);
+  if (!attempt) return attempt.error();
+  std::string text;
+  for (Problem& problem : attempt->problems) {
+    text += (text.empty() ? "" : "\n") +
+            config::format({problem.at, std::move(problem.message)}, config.file);
+  }
+  if (!text.empty()) return Error{std::move(text), ErrorKind::usage};
+  return std::move(attempt->resolved);
+}
 
 std::string describe(const config::Config& config, const Resolved& resolved) {
   std::ostringstream text;

@@ -60,6 +60,25 @@ std::string_view capture_name(config::Capture capture);
 /// it, a tap on the default route, a port that cannot play its role.
 Result<Resolved> resolve(const config::Config& config);
 
+/// What is wrong with the machine for a config.
+struct Problem {
+  config::Position at;
+  std::string id;       ///< a word for programs, such as "foreign-xdp"
+  std::string subject;  ///< the port, or what else it is about
+  std::string message;
+};
+
+/// As resolve(), and what could be resolved in spite of the problems: ports that are not there are
+/// not among the links.
+struct Attempt {
+  Resolved resolved;
+  std::vector<Problem> problems;
+};
+Result<Attempt> try_resolve(const config::Config& config);
+
+/// Where a copy could come back and not be known as one: one warning a line.
+std::string loop_warnings(const config::Config& config, const Resolved& resolved);
+
 /// The plan for people: what --check prints.
 std::string describe(const config::Config& config, const Resolved& resolved);
 

@@ -96,6 +96,7 @@ Link basic_link(const LinkMessage& message) {
   const std::string qdisc = attributes.text(IFLA_QDISC);
   link.has_queue = !qdisc.empty() && qdisc != "noqueue";
   link.master = attributes.value<int>(IFLA_MASTER);
+  link.lower = lower_of(attributes);
   link.counters = counters_of(attributes);
   set_xdp(link, attributes.nested(IFLA_XDP));
   return link;

@@ -59,6 +59,7 @@ struct Link {
   std::uint32_t tx_queues = 1;
   bool has_queue = false;     ///< it has a queueing discipline, which may refuse a frame
   int master = 0;             ///< ifindex of the bridge, bond, ... that owns it; 0: none
+  int lower = 0;              ///< ifindex of the device of this namespace that it sits on; 0: none
   bool far_end_here = false;  ///< one of a pair (veth) whose other end is in this namespace
   bool has_uppers = false;    ///< a VLAN, macvlan, ... of this namespace sits on it
   XdpMode xdp_mode = XdpMode::none;

@@ -10,60 +10,9 @@
 namespace vtap::host {
 namespace {
 
-/// What a role needs of its port.
-struct Demand {
-  std::vector<std::string> features_off;
-  bool promisc = false;
-  bool no_ipv6 = false;
-};
-
 bool is_tap(Role role) { return role != Role::monitor; }
 bool is_output_only_or_inline(Role role) {
   return role == Role::tap_inline || role == Role::monitor;
-}
-
-Demand demand_of(const PortSpec& spec) {
-  Demand demand;
-  const auto off = [&demand](std::initializer_list<const char*> names) {
-    demand.features_off.insert(demand.features_off.end(), names.begin(), names.end());
-  };
-  const bool through_here = spec.role == Role::tap_inline || spec.role == Role::tap_span;
-  if (is_tap(spec.role) && spec.hook == Hook::xdp) {
-    off({"rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "rx-lro", "rx-gro-hw"});
-  }
-  const bool as_skbs = spec.hook == Hook::tc || spec.by_stack;
-  if (through_here && as_skbs) off({"rx-gro", "rx-lro", "rx-gro-hw"});
-  if (spec.skb_output || (spec.role == Role::tap_inline && as_skbs)) {
-    off({"tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"});
-  }
-  if (spec.skb_output) {
-    off({"tx-checksum-ipv4",
-         "tx-checksum-ip-generic",
-         "tx-checksum-ipv6",
-         "tx-checksum-fcoe-crc",
-         "tx-checksum-sctp",
-         "tx-tcp-segmentation",
-         "tx-tcp-ecn-segmentation",
-         "tx-tcp-mangleid-segmentation",
-         "tx-tcp-accecn-segmentation",
-         "tx-tcp6-segmentation",
-         "tx-fcoe-segmentation",
-         "tx-gre-segmentation",
-         "tx-gre-csum-segmentation",
-         "tx-ipxip4-segmentation",
-         "tx-ipxip6-segmentation",
-         "tx-udp_tnl-segmentation",
-         "tx-udp_tnl-csum-segmentation",
-         "tx-gso-partial",
-         "tx-tunnel-remcsum-segmentation",
-         "tx-sctp-segmentation",
-         "tx-esp-segmentation",
-         "tx-udp-segmentation",
-         "tx-gso-list"});
-  }
-  demand.promisc = through_here;
-  demand.no_ipv6 = is_output_only_or_inline(spec.role);
-  return demand;
 }
 
 Error unusable(const std::string& port, const std::string& why) {
@@ -102,8 +51,12 @@ class Setup {
       : link_(link), journal_(journal), warnings_(warnings) {}
 
   Result<void> apply(const Demand& demand);
+  /// The same, only if the journal has all originals already: it is another process's.
+  Result<void> apply_again(const Demand& demand);
 
  private:
+  Result<void> look(const Demand& demand);
+  Result<void> change_all();
   Result<void> look_at_features(const Demand& demand);
   Result<void> look_at_ipv6(const Demand& demand);
   void change();
@@ -163,14 +116,32 @@ void Setup::change() {
   }
 }
 
-Result<void> Setup::apply(const Demand& demand) {
+Result<void> Setup::look(const Demand& demand) {
   if (Result<void> looked = look_at_features(demand); !looked) return looked;
   if (Result<void> looked = look_at_ipv6(demand); !looked) return looked;
-  const bool make_promisc = demand.promisc && !link_.promisc;
-  if (make_promisc) originals_.promisc = false;
-  if (Result<void> stored = journal_.remember(originals_); !stored) return stored;
+  if (demand.promisc && !link_.promisc) originals_.promisc = false;
+  return {};
+}
+
+Result<void> Setup::change_all() {
   change();
-  return make_promisc ? set_promisc(link_.ifindex, true) : Result<void>();
+  return originals_.promisc ? set_promisc(link_.ifindex, true) : Result<void>();
+}
+
+Result<void> Setup::apply(const Demand& demand) {
+  if (Result<void> looked = look(demand); !looked) return looked;
+  if (Result<void> stored = journal_.remember(originals_); !stored) return stored;
+  return change_all();
+}
+
+Result<void> Setup::apply_again(const Demand& demand) {
+  if (Result<void> looked = look(demand); !looked) return looked;
+  if (!journal_.covers(originals_)) {
+    return Error{"port " + link_.name +
+                 " is held by a broker that has not noted how it was found; let that one mend it "
+                 "(vtapctl doctor --fix)"};
+  }
+  return change_all();
 }
 
 /// Sets back what the journal knows and `keep` does not demand; forgets what is set back.
@@ -298,6 +269,50 @@ Result<std::optional<Link>> device_to_restore(const StateDir& state, const std::
 
 }  // namespace
 
+Demand demand_of(const PortSpec& spec) {
+  Demand demand;
+  const auto off = [&demand](std::initializer_list<const char*> names) {
+    demand.features_off.insert(demand.features_off.end(), names.begin(), names.end());
+  };
+  const bool through_here = spec.role == Role::tap_inline || spec.role == Role::tap_span;
+  if (is_tap(spec.role) && spec.hook == Hook::xdp) {
+    off({"rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "rx-lro", "rx-gro-hw"});
+  }
+  const bool as_skbs = spec.hook == Hook::tc || spec.by_stack;
+  if (through_here && as_skbs) off({"rx-gro", "rx-lro", "rx-gro-hw"});
+  if (spec.skb_output || (spec.role == Role::tap_inline && as_skbs)) {
+    off({"tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"});
+  }
+  if (spec.skb_output) {
+    off({"tx-checksum-ipv4",
+         "tx-checksum-ip-generic",
+         "tx-checksum-ipv6",
+         "tx-checksum-fcoe-crc",
+         "tx-checksum-sctp",
+         "tx-tcp-segmentation",
+         "tx-tcp-ecn-segmentation",
+         "tx-tcp-mangleid-segmentation",
+         "tx-tcp-accecn-segmentation",
+         "tx-tcp6-segmentation",
+         "tx-fcoe-segmentation",
+         "tx-gre-segmentation",
+         "tx-gre-csum-segmentation",
+         "tx-ipxip4-segmentation",
+         "tx-ipxip6-segmentation",
+         "tx-udp_tnl-segmentation",
+         "tx-udp_tnl-csum-segmentation",
+         "tx-gso-partial",
+         "tx-tunnel-remcsum-segmentation",
+         "tx-sctp-segmentation",
+         "tx-esp-segmentation",
+         "tx-udp-segmentation",
+         "tx-gso-list"});
+  }
+  demand.promisc = through_here;
+  demand.no_ipv6 = is_output_only_or_inline(spec.role);
+  return demand;
+}
+
 Result<Port> Port::open(const StateDir& state, const PortSpec& spec) {
   Result<PortClaim> claim = PortClaim::acquire(state, spec.name, spec.owner);
   if (!claim) return claim.error();
@@ -358,7 +373,28 @@ Result<bool> Port::detach_xdp() { return host::detach_xdp(link_.ifindex); }
 
 Result<bool> Port::detach_tc(Direction direction) { return detach_both(link_.ifindex, direction); }
 
+Result<std::vector<std::string>> set_up_again(const StateDir& state, const std::string& name,
+                                              const Demand& demand, bool held_here) {
+  std::optional<PortClaim> mine;
+  const bool held_elsewhere = !held_here && PortClaim::holder(state, name);
+  if (!held_here && !held_elsewhere) {
+    Result<PortClaim> claim = PortClaim::acquire(state, name, "a doctor");
+    if (!claim) return claim.error();
+    mine.emplace(std::move(*claim));
+  }
+  const Result<Link> link = find_link(name);
+  if (!link) return link.error();
+  Result<Journal> journal = Journal::load(state, name, link.value().ifindex);
+  if (!journal) return journal.error();
+  std::vector<std::string> warnings;
+  Setup setup(link.value(), *journal, warnings);
+  const Result<void> done = held_elsewhere ? setup.apply_again(demand) : setup.apply(demand);
+  if (!done) return done.error();
+  return warnings;
+}
+
 Result<std::vector<std::string>> Port::restore() {
+  if (Result<void> read = journal_.refresh(); !read) return read.error();
   return undo_all(link_.name, link_.ifindex, journal_);
 }
 

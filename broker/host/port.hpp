@@ -26,6 +26,14 @@ struct PortSpec {
   std::string owner = "a broker";  ///< who claims it, for the message that another one gets
 };
 
+/// What a role needs of its port.
+struct Demand {
+  std::vector<std::string> features_off;
+  bool promisc = false;
+  bool no_ipv6 = false;
+};
+Demand demand_of(const PortSpec& spec);
+
 /// A port in use: claimed, and set up as its role demands (DESIGN 4, "Attachment"):
 /// - taps at XDP: VLAN RX offload, LRO and hardware GRO off;
 /// - inline and span taps at TC, or inline by the stack: GRO, LRO and hardware GRO off (a host's
@@ -72,6 +80,12 @@ class Port {
   bool tcx_;
   std::vector<std::string> warnings_;
 };
+
+/// Sets a port up as demanded, where somebody has turned it away since; originals are journalled
+/// before. Returns warnings, as Port has them. `held_here`: this process holds the port. Error: the
+/// port is held by another process, whose journal lacks an original.
+Result<std::vector<std::string>> set_up_again(const StateDir& state, const std::string& name,
+                                              const Demand& demand, bool held_here);
 
 /// `--detach` for one port: everything of ours undone, also what a killed broker left. Returns what
 /// was undone; nothing there is success. Error: a live broker holds the port.

@@ -212,12 +212,27 @@ Result<std::optional<int>> Journal::stored_ifindex(const StateDir& dir, const st
   return std::optional<int>(stored.value()->ifindex);
 }
 
-Result<void> Journal::remember(const Changes& found) {
+Result<void> Journal::refresh() {
+  Result<Journal> now = load(dir_, port_, ifindex_);
+  if (!now) return now.error();
+  changes_ = std::move(now->changes_);
+  return {};
+}
+
+bool Journal::covers(const Changes& found) const { return merged_with(found) == changes_; }
+
+Changes Journal::merged_with(const Changes& found) const {
   Changes merged = changes_;
   merged.features.insert(found.features.begin(), found.features.end());  // keeps those it has
   if (!merged.promisc) merged.promisc = found.promisc;
   if (!merged.disable_ipv6) merged.disable_ipv6 = found.disable_ipv6;
   merged.clsact = merged.clsact || found.clsact;
+  return merged;
+}
+
+Result<void> Journal::remember(const Changes& found) {
+  if (Result<void> read = refresh(); !read) return read;
+  Changes merged = merged_with(found);
   if (merged == changes_) return {};
   if (Result<void> written = write(merged); !written) return written;
   changes_ = std::move(merged);
@@ -263,6 +278,19 @@ Result<PortClaim> PortClaim::acquire(const StateDir& dir, const std::string& por
     return claim;
   }
   return Error{"cannot lock " + file.string() + ": others keep removing it"};
+}
+
+std::optional<std::string> PortClaim::holder(const StateDir& dir, const std::string& port) {
+  if (!valid_port_name(port)) return std::nullopt;
+  const fs::path file = dir.path() / (port + ".lock");
+  const Content locks = read_file("/proc/locks");
+  struct stat named {};
+  if (::stat(file.c_str(), &named) != 0) return std::nullopt;
+  // "1: FLOCK  ADVISORY  WRITE 4711 00:19:1234 0 EOF": the file of a broker that was killed stays.
+  const std::string inode = ":" + std::to_string(named.st_ino) + " 0 EOF";
+  if (locks.error == 0 && locks.text.find(inode) == std::string::npos) return std::nullopt;
+  const std::string text = read_file(file).text;
+  return text.substr(0, text.find('\n'));
 }
 
 PortClaim& PortClaim::operator=(PortClaim&& other) noexcept {

@@ -63,6 +63,12 @@ class Journal {
 
   [[nodiscard]] const Changes& changes() const noexcept { return changes_; }
 
+  /// Reads again what is stored: a doctor of the same process may have added to it.
+  Result<void> refresh();
+
+  /// Whether all these original values are stored already.
+  [[nodiscard]] bool covers(const Changes& found) const;
+
   /// Adds original values, to be called before they are changed. What is stored already stays: it
   /// is the older truth.
   Result<void> remember(const Changes& found);
@@ -77,6 +83,7 @@ class Journal {
   Journal(StateDir dir, std::string port, int ifindex)
       : dir_(std::move(dir)), port_(std::move(port)), ifindex_(ifindex) {}
 
+  [[nodiscard]] Changes merged_with(const Changes& found) const;
   Result<void> write(const Changes& changes) const;
 
   StateDir dir_;
@@ -93,6 +100,9 @@ class PortClaim {
   /// and who holds it.
   static Result<PortClaim> acquire(const StateDir& dir, const std::string& port,
                                    const std::string& owner);
+
+  /// Who holds the port now, in the words of its claim; disengaged: nobody. Claims nothing.
+  static std::optional<std::string> holder(const StateDir& dir, const std::string& port);
 
   PortClaim(PortClaim&&) noexcept = default;
   PortClaim& operator=(PortClaim&& other) noexcept;

@@ -60,23 +60,37 @@ Error tcx_failure(const char* what, int ifindex, int error) {
   return failure(std::string("cannot ") + what + " tcx programs of " + device_name(ifindex), error);
 }
 
+/// What is there, first to last.
+struct Ids {
+  std::vector<std::uint32_t> programs, links;
+};
+
+Result<Ids> attached_ids(int ifindex, Direction direction) {
+  Ids ids{std::vector<std::uint32_t>(64), std::vector<std::uint32_t>(64)};
+  QueryRequest query;
+  while (true) {
+    query = {.ifindex = static_cast<std::uint32_t>(ifindex), .type = type_of(direction)};
+    query.program_ids = reinterpret_cast<std::uint64_t>(ids.programs.data());
+    query.link_ids = reinterpret_cast<std::uint64_t>(ids.links.data());
+    query.count = static_cast<std::uint32_t>(ids.programs.size());
+    const int error = call(BPF_PROG_QUERY, query);
+    if (error == 0) break;
+    if (error != ENOSPC) return tcx_failure("list", ifindex, error);
+    ids.programs.resize(2 * ids.programs.size());
+    ids.links.resize(ids.programs.size());
+  }
+  ids.programs.resize(query.count);
+  ids.links.resize(query.count);
+  return ids;
+}
+
 /// The programs there, first to last.
 Result<std::vector<Program>> attached(int ifindex, Direction direction) {
   std::vector<Program> found;
   if (!has_tcx()) return found;
-  std::vector<std::uint32_t> ids(64);
-  QueryRequest query;
-  while (true) {
-    query = {.ifindex = static_cast<std::uint32_t>(ifindex), .type = type_of(direction)};
-    query.program_ids = reinterpret_cast<std::uint64_t>(ids.data());
-    query.count = static_cast<std::uint32_t>(ids.size());
-    const int error = call(BPF_PROG_QUERY, query);
-    if (error == 0) break;
-    if (error != ENOSPC) return tcx_failure("list", ifindex, error);
-    ids.resize(2 * ids.size());
-  }
-  ids.resize(query.count);
-  for (const std::uint32_t id : ids) {
+  const Result<Ids> ids = attached_ids(ifindex, direction);
+  if (!ids) return ids.error();
+  for (const std::uint32_t id : ids.value().programs) {
     Result<std::optional<Program>> program = program_of_id(id);
     if (!program) return program.error();
     if (program.value()) found.push_back(std::move(*program.value()));
@@ -147,6 +161,23 @@ Result<bool> detach_tcx(int ifindex, Direction direction) {
     if (Result<void> done = detach(ifindex, direction, program); !done) return done.error();
   }
   return !there.value().empty();
+}
+
+Result<std::vector<TcxProgram>> tcx_programs(int ifindex, Direction direction) {
+  std::vector<TcxProgram> found;
+  if (!has_tcx()) return found;
+  const Result<Ids> ids = attached_ids(ifindex, direction);
+  if (!ids) return ids.error();
+  for (std::size_t i = 0; i < ids.value().programs.size(); ++i) {
+    const Result<std::optional<Program>> program = program_of_id(ids.value().programs[i]);
+    if (!program) return program.error();
+    if (!program.value()) continue;
+    found.push_back({.id = program.value()->id,
+                     .link_id = ids.value().links[i],
+                     .name = program.value()->name,
+                     .ours = is_ours(*program.value())});
+  }
+  return found;
 }
 
 bool carries_our_tcx(int ifindex, Direction direction) {

@@ -18,6 +18,16 @@ Result<TcAttachment> attach_tcx(int ifindex, Direction direction, int prog_fd);
 /// Removes ours, never somebody else's. True: there was one. Without tcx there is none.
 Result<bool> detach_tcx(int ifindex, Direction direction);
 
+/// A program at TC by tcx.
+struct TcxProgram {
+  std::uint32_t id = 0;
+  std::uint32_t link_id = 0;  ///< of the BPF link that holds it there; 0: none does
+  std::string name;
+  bool ours = false;
+};
+/// Programs of a direction in the order in which they see a packet. Without tcx there are none.
+Result<std::vector<TcxProgram>> tcx_programs(int ifindex, Direction direction);
+
 /// Whether one of ours is attached.
 bool carries_our_tcx(int ifindex, Direction direction);
 

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <linux/if_link.h>
 #include <linux/pkt_cls.h>
 #include <poll.h>
 #include <sched.h>
@@ -23,6 +24,8 @@
 #include <string>
 
 #include "host/attach.hpp"
+#include "host/far_end.hpp"
+#include "host/foreign.hpp"
 #include "host/link.hpp"
 #include "host/link_watch.hpp"
 #include "host/offload.hpp"
@@ -765,6 +768,101 @@ TEST_F(Host, TcxOfOthersThatCameBeforeOursIsTold) {
   ASSERT_EQ(again.value().ahead.size(), 1U);
   EXPECT_EQ(again.value().ahead.front().program, "theirs");
   EXPECT_TRUE(detach_tcx(ifindex, Direction::egress).value());
+}
+
+TEST_F(Host, ProgramsOfOthersAreListedWithTheCommandThatRemovesThem) {
+  EXPECT_TRUE(foreign_programs(link("p0")).value().empty());
+  const UniqueFd firewall = xdp_program("firewall");
+  ASSERT_EQ(::bpf_xdp_attach(link("p0").ifindex, firewall.get(), XDP_FLAGS_SKB_MODE, nullptr), 0);
+  run("tc qdisc add dev p0 clsact");
+  run("tc filter add dev p0 ingress pref 7 protocol ip u32 match u32 0 0 flowid 1:1");
+  run("tc filter add dev p0 egress pref 8 bpf bytecode '1,6 0 0 0,' flowid 1:1");
+  const auto found = foreign_programs(link("p0"));
+  ASSERT_TRUE(succeeded(found));
+  ASSERT_EQ(found.value().size(), 3U);
+  EXPECT_EQ(found.value()[0].name, "firewall");
+  EXPECT_EQ(found.value()[0].id, id_of(firewall));
+  EXPECT_EQ(found.value()[0].remove, "ip link set dev p0 xdpgeneric off");
+  EXPECT_EQ(found.value()[1].where, ForeignProgram::Where::tc_ingress);
+  EXPECT_EQ(found.value()[1].name, "u32");
+  EXPECT_EQ(found.value()[2].where, ForeignProgram::Where::tc_egress);
+  for (const ForeignProgram& each : found.value()) run(each.remove);
+  EXPECT_TRUE(foreign_programs(link("p0")).value().empty());
+}
+
+TEST_F(Host, OursAreNotForeignAndOrderCounts) {
+  if (!has_tcx()) GTEST_SKIP() << "SKIPPED: this kernel has no tcx (6.6)";
+  const int ifindex = link("p0").ifindex;
+  ASSERT_TRUE(succeeded(attach_xdp(ifindex, xdp_program().get())));
+  ASSERT_TRUE(succeeded(attach_tcx(ifindex, Direction::ingress, tc_program().get())));
+  EXPECT_TRUE(foreign_programs(link("p0")).value().empty());
+  constexpr auto tcx_ingress = static_cast<bpf_attach_type>(46);
+  constexpr unsigned int before = 1U << 3;  // BPF_F_BEFORE
+  ASSERT_EQ(::bpf_prog_attach(tc_program("behind").get(), ifindex, tcx_ingress, 0), 0);
+  ASSERT_EQ(::bpf_prog_attach(tc_program("before").get(), ifindex, tcx_ingress, before), 0);
+  const auto found = foreign_programs(link("p0"));
+  ASSERT_TRUE(succeeded(found));
+  ASSERT_EQ(found.value().size(), 2U);
+  EXPECT_EQ(found.value()[0].name, "before");
+  EXPECT_TRUE(found.value()[0].ahead_of_ours);
+  EXPECT_EQ(found.value()[1].name, "behind");
+  EXPECT_FALSE(found.value()[1].ahead_of_ours);
+  EXPECT_EQ(found.value()[0].remove, "bpftool net detach tcx_ingress dev p0");
+}
+
+TEST_F(Host, FarEndOfAPairHereAndElsewhere) {
+  auto end = far_end(link("p0"));
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->name, "p1");
+  EXPECT_TRUE(end->here && end->up);
+  EXPECT_EQ(end->command("true"), "true");
+  EXPECT_TRUE(end->features.contains("rx-gro"));
+  run("ip link set p1 down");
+  EXPECT_FALSE(far_end(link("p0"))->up);
+  run("ip link add mv0 link p1 type macvlan");
+  EXPECT_FALSE(far_end(link("mv0")));
+  EXPECT_FALSE(ring_sizes("p0"));
+
+  const std::string name = "vtap-it-" + std::to_string(::getpid()) + "-host";
+  run("ip netns add " + name);
+  run("ip link set p1 netns " + name);
+  end = far_end(link("p0"));
+  EXPECT_EQ(end->name, "p1");
+  EXPECT_EQ(end->netns, name);
+  EXPECT_FALSE(end->here || end->up);
+  EXPECT_TRUE(end->features.contains("rx-gro")) << "read over there";
+  run(end->command("ip link set p1 up"));
+  EXPECT_TRUE(far_end(link("p0"))->up);
+  EXPECT_EQ(link("p0").name, "p0") << "this thread has stayed where it was";
+  run("ip netns del " + name);
+}
+
+TEST_F(Host, SetUpAgainIsJournalledSoThatDetachUndoesIt) {
+  run("ethtool -K p0 gro off");
+  const std::string before = snapshot();
+  Demand demand;
+  demand.features_off = {"rx-gro"};
+  demand.promisc = true;
+  {
+    Result<Port> port = open("p0", Role::tap_inline, Hook::tc);
+    ASSERT_TRUE(succeeded(port));
+    run("ethtool -K p0 gro on && ip link set p0 promisc off");
+    EXPECT_FALSE(set_up_again(state(), "p0", demand, false).ok()) << "GRO is not in its journal";
+    EXPECT_TRUE(is_on("p0", "rx-gro"));
+    ASSERT_TRUE(succeeded(set_up_again(state(), "p0", demand, true)));
+    EXPECT_FALSE(is_on("p0", "rx-gro"));
+    EXPECT_TRUE(link("p0").promisc);
+    // The port's own journal was read before: its restore must know of the addition.
+    ASSERT_TRUE(succeeded(port->restore()));
+    EXPECT_TRUE(is_on("p0", "rx-gro")) << "as the doctor found it";
+    EXPECT_FALSE(link("p0").promisc);
+  }
+  run("ethtool -K p0 gro off");
+  EXPECT_EQ(snapshot(), before);
+  ASSERT_TRUE(succeeded(set_up_again(state(), "p0", demand, false)));
+  EXPECT_TRUE(link("p0").promisc);
+  ASSERT_TRUE(succeeded(detach_port(state(), "p0")));
+  EXPECT_EQ(snapshot(), before);
 }
 
 TEST_F(Host, DetachFindsARenamedDeviceAndIgnoresANewOne) {

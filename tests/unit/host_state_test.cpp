@@ -180,6 +180,37 @@ TEST_F(HostState, ClaimOfAKilledProcessIsFree) {
   EXPECT_TRUE(PortClaim::acquire(dir, "eth1", "broker a").ok());
 }
 
+TEST_F(HostState, HolderIsToldWithoutAClaim) {
+  const StateDir dir = state();
+  EXPECT_FALSE(PortClaim::holder(dir, "eth1"));
+  {
+    const Result<PortClaim> claim = PortClaim::acquire(dir, "eth1", "broker a");
+    EXPECT_EQ(PortClaim::holder(dir, "eth1"),
+              "broker a (process " + std::to_string(::getpid()) + ")");
+    EXPECT_FALSE(PortClaim::holder(dir, "eth2"));
+  }
+  EXPECT_FALSE(PortClaim::holder(dir, "eth1"));
+  ASSERT_TRUE(dir.create().ok());
+  std::ofstream(dir.path() / "eth1.lock") << "broker a (process 1)\n";
+  EXPECT_FALSE(PortClaim::holder(dir, "eth1")) << "a killed broker leaves its file, but no lock";
+  EXPECT_FALSE(PortClaim::holder(dir, "../eth1"));
+}
+
+TEST_F(HostState, JournalSeesWhatAnotherOfThisProcessAdded) {
+  const StateDir dir = state();
+  Journal journal = load(dir, 7);
+  ASSERT_TRUE(journal.remember(sample()).ok());
+  Changes more;
+  more.features = {{"tx-vlan-hw-insert", true}};
+  EXPECT_FALSE(journal.covers(more));
+  ASSERT_TRUE(load(dir, 7).remember(more).ok());
+  Changes last;
+  last.clsact = true;
+  ASSERT_TRUE(journal.remember(last).ok());
+  EXPECT_TRUE(journal.covers(more));
+  EXPECT_TRUE(load(dir, 7).covers(more)) << "not overwritten by what was in memory";
+}
+
 TEST_F(HostState, OddNamesNeverBecomePaths) {
   for (const char* name :
        {"", ".", "..", "a/b", "../eth1", "a b", "a:b", "abcdefghijklmnop", "a\n"}) {
