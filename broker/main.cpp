@@ -25,6 +25,8 @@
 #include "host/port.hpp"
 #include "host/state.hpp"
 #include "io/bpf.hpp"
+#include "metrics/exposition.hpp"
+#include "metrics/server.hpp"
 #include "plan/plan.hpp"
 #include "stats/snapshot.hpp"
 #include "vtap/fd.hpp"
@@ -253,6 +255,10 @@ int detach(const config::Config& config) {
   return code;
 }
 
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 Result<void> serve(config::Config config) {
   if (auto allowed = check_privileges(); !allowed) return allowed;
   if (auto usable = check_kernel(); !usable) return usable;
@@ -269,15 +275,26 @@ Result<void> serve(config::Config config) {
   const std::string name = config.broker.name;
   // The socket first: a second broker of the same name is met before any port is touched.
   std::atomic<engine::Engine*> broker{nullptr};
-  const auto stats_json = [&broker]() -> std::string {
+  const auto snapshot = [&broker] {
     const engine::Engine* const running = broker.load();
     if (running == nullptr) throw std::runtime_error("the broker is starting");
-    return stats::to_json(running->snapshot());
+    return running->snapshot();
+  };
+  const auto stats_json = [snapshot] { return stats::to_json(snapshot()); };
+  const auto metrics_text = [snapshot, loaded_s = unix_time()] {
+    return metrics::to_prometheus(snapshot(), {.version = VTAP_VERSION, .last_load_s = loaded_s});
   };
   auto control = control::ControlServer::open(
       config.broker.control, {.version = VTAP_VERSION, .stats_json = stats_json, .reload = {}});
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
+  }
+  std::unique_ptr<metrics::MetricsServer> scraped;
+  if (const auto& at = config.broker.metrics) {
+    auto opened = metrics::MetricsServer::open(at->host, at->port, metrics_text);
+    if (!opened)
+      return Error{"broker " + name + ": " + opened.error().message, opened.error().kind};
+    scraped = std::move(*opened);
   }
   auto started = engine::Engine::start(
       {.generation = 1, .config = std::move(config), .tables = std::move(prepared->tables)},
@@ -288,6 +305,7 @@ Result<void> serve(config::Config config) {
   sd_notify(0, "STOPPING=1");
   (*started)->stop();
   (*control)->stop();  // before the engine goes: the handlers use it
+  if (scraped) scraped->stop();
   return ended;
 }
 

@@ -78,8 +78,14 @@ void read_control(const Field& field, Broker& broker) {
 
 void read_metrics(const Field& field, Broker& broker) {
   const auto* address = field.text();
-  if (address != nullptr && !address->empty()) {
-    not_served_yet(field, broker);
+  if (address == nullptr || address->empty()) {
+    return;
+  }
+  auto endpoint = parse_endpoint(*address);
+  if (endpoint) {
+    broker.metrics = std::move(*endpoint);
+  } else {
+    field.error(endpoint.error().message);
   }
 }
 

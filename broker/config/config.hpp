@@ -67,6 +67,13 @@ enum class Poll { adaptive, busy, interrupt };
 enum class LogFormat { text, json };
 enum class LogLevel { trace, debug, info, warn, error };
 
+/// Where a server of the broker listens.
+struct Endpoint {
+  std::string host;  ///< IPv4 or IPv6 address, without brackets
+  std::uint16_t port = 0;
+  bool operator==(const Endpoint&) const = default;
+};
+
 struct Broker {
   std::string name = "vtap";
   /// Exactly one of the two forms, or neither for "auto".
@@ -76,8 +83,8 @@ struct Broker {
   std::uint32_t frames = 32768;
   std::uint32_t frame_size = 2048;  ///< 2048 or 4096
   Poll poll = Poll::adaptive;
-  std::string control;  ///< path of the socket; always filled in
-  std::string metrics;
+  std::string control;              ///< path of the socket; always filled in
+  std::optional<Endpoint> metrics;  ///< none: no metrics endpoint
   LogLevel log_level = LogLevel::info;
   LogFormat log_format = LogFormat::text;
 };

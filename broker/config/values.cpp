@@ -307,6 +307,41 @@ Result<std::string> parse_interface(std::string_view text) {
   return std::string(text);
 }
 
+namespace {
+
+bool is_address(int family, std::string_view text) {
+  std::array<std::uint8_t, sizeof(in6_addr)> bytes{};
+  return text.find('\0') == std::string_view::npos &&
+         ::inet_pton(family, std::string(text).c_str(), bytes.data()) == 1;
+}
+
+}  // namespace
+
+Result<Endpoint> parse_endpoint(std::string_view text) {
+  constexpr auto kForm = R"(expected an address and a port: "127.0.0.1:9471" or "[::1]:9471")";
+  const auto colon = text.rfind(':');
+  if (colon == std::string_view::npos) {
+    return bad(quoted(text) + " has no port; " + kForm);
+  }
+  auto host = text.substr(0, colon);
+  const auto digits = text.substr(colon + 1);
+  const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
+  if (bracketed) {
+    host = host.substr(1, host.size() - 2);
+  } else if (is_address(AF_INET6, host) || is_address(AF_INET6, text)) {
+    return bad(quoted(text) +
+               " is ambiguous; write an IPv6 address in brackets, as \"[::1]:9471\"");
+  }
+  if (!is_address(bracketed ? AF_INET6 : AF_INET, host)) {
+    return bad(quoted(host) + " is no address, and names are not looked up; " + kForm);
+  }
+  const auto port = number<std::uint16_t>(digits);
+  if (!port || *port == 0) {
+    return bad(quoted(digits) + " is no port; write 1 to 65535");
+  }
+  return Endpoint{std::string(host), *port};
+}
+
 std::string quoted(std::string_view text) {
   constexpr std::size_t kLongest = 64;
   const bool cut = text.size() > kLongest;

@@ -38,6 +38,9 @@ Result<std::string> parse_name(std::string_view text);
 /// Network interface, by the kernel's rule (dev_valid_name() in net/core/dev.c).
 Result<std::string> parse_interface(std::string_view text);
 
+/// "127.0.0.1:9471", "[::1]:9471": an address of this machine (names are not looked up) and a port.
+Result<Endpoint> parse_endpoint(std::string_view text);
+
 /// In double quotes; long text is cut, as a message is one line.
 std::string quoted(std::string_view text);
 
