@@ -62,7 +62,7 @@ unpack_prometheus() {
   rm -rf "$scratch"
 }
 prometheus=no
-case "${1-}" in --test | --bench) has_prometheus || prometheus=yes ;; esac
+case "${1-}" in --test | --vm | --bench) has_prometheus || prometheus=yes ;; esac
 
 installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true)
 missing=()

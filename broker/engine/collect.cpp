@@ -197,6 +197,23 @@ void Engine::add_clones(stats::Monitor& out, std::uint32_t monitor) const {
                  {"no_broadcast", clones.frames[VTAP_LOST_NO_BROADCAST]}};
 }
 
+namespace {
+
+/// Of the rings of a monitor's owners together.
+stats::Latency latency_of(const std::vector<const pipeline::LatencyHistogram*>& histograms) {
+  using Histogram = pipeline::LatencyHistogram;
+  stats::Latency out;
+  for (std::size_t bucket = 0; bucket <= Histogram::kBounds.size(); ++bucket) {
+    for (const Histogram* histogram : histograms) out.count += histogram->read(bucket);
+    if (bucket == Histogram::kBounds.size()) break;
+    out.buckets.push_back({Histogram::kBounds[bucket], out.count});
+  }
+  for (const Histogram* histogram : histograms) out.sum_ns += histogram->sum_ns();
+  return out;
+}
+
+}  // namespace
+
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
   MonitorPort& port = *monitors_[monitor];
   const auto refused = [&](pipeline::Counter pipeline::MonitorCounters::*counter) {
@@ -220,7 +237,9 @@ stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
       minus(sent([](const io::XskSink& sink) -> auto& { return sink.sent_frames(); }), device);
   out.tx_bytes = sent([](const io::XskSink& sink) -> auto& { return sink.sent_bytes(); });
   std::uint64_t gave_way = 0;
+  std::vector<const pipeline::LatencyHistogram*> latencies;
   for (const worker::Worker* owner : port.owners()) {
+    latencies.push_back(&owner->sink(monitor)->latency());
     const worker::MonitorQueue* queue = owner->queue(monitor);
     if (queue == nullptr) continue;
     gave_way += queue->dropped().read();
@@ -231,6 +250,7 @@ stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
                  {"down", refused(&Counters::down)},
                  {"device", device}};
   if (resolved_.in_kernel(plan_.config, monitor)) add_clones(out, monitor);
+  out.latency = latency_of(latencies);
   out.arrived_frames = port.arrived();
   for (const auto& socket : port.sockets()) {
     out.queues.push_back({socket->spec().queue, "tx", socket->zero_copy()});
@@ -240,6 +260,9 @@ stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
 
 std::vector<stats::Worker> Engine::worker_snapshots() const {
   const auto age = static_cast<double>(worker::monotonic_ns() - epoch_ns_);
+  const auto age_s = [](std::uint64_t then) {
+    return static_cast<double>(minus(worker::monotonic_ns(), then)) / 1e9;
+  };
   std::vector<stats::Worker> out;
   for (const auto& worker : workers_) {
     const worker::WorkerCounters& counters = worker->counters();
@@ -250,7 +273,8 @@ std::vector<stats::Worker> Engine::worker_snapshots() const {
          .wakeups = counters.wakeups.read(),
          .idle_ratio = std::min(1.0, static_cast<double>(counters.asleep_ns.read()) / age),
          .teed_bytes = worker->tee().teed_bytes().read(),
-         .copied_bytes = worker->tee().copied_bytes().read()});
+         .copied_bytes = worker->tee().copied_bytes().read(),
+         .last_round_age_s = age_s(worker->last_round_ns())});
   }
   return out;
 }

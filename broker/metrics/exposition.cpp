@@ -78,6 +78,13 @@ class Families {
   void counter(const char* name, const char* help, const Labels& labels, double value) {
     add(name, help, MetricType::Counter, labels, value);
   }
+  void histogram(const char* name, const char* help, const Labels& labels,
+                 ClientMetric::Histogram value) {
+    ClientMetric metric;
+    metric.label = labels;
+    metric.histogram = std::move(value);
+    family(name, help, MetricType::Histogram).metric.push_back(std::move(metric));
+  }
 
   template <typename Item>
   void numbers(MetricType type, std::span<const Number<Item>> numbers, const Items<Item>& items) {
@@ -284,6 +291,17 @@ constexpr ByReason<Monitor> kMonitorDropped = {"vtap_monitor_dropped_frames_tota
                                                "Copies for the monitor that were lost",
                                                &Monitor::dropped};
 
+ClientMetric::Histogram histogram(const stats::Latency& latency) {
+  constexpr double kSecond = 1e9;  // ns
+  ClientMetric::Histogram out;
+  out.sample_count = latency.count;
+  out.sample_sum = number(latency.sum_ns) / kSecond;
+  for (const auto& [le_ns, count] : latency.buckets) {
+    out.bucket.push_back({count, number(le_ns) / kSecond});
+  }
+  return out;
+}
+
 void add_monitors(Families& out, const Labels& broker, const std::vector<Monitor>& all) {
   Items<Monitor> monitors;
   for (const Monitor& monitor : all) {
@@ -294,6 +312,11 @@ void add_monitors(Families& out, const Labels& broker, const std::vector<Monitor
   out.gauges(kMonitorGauges, monitors);
   out.counters(kMonitorCounters, monitors);
   out.reasons(kMonitorDropped, monitors);
+  for (const auto& [monitor, labels] : monitors) {
+    out.histogram("vtap_monitor_copy_latency_seconds",
+                  "From the making of a copy until it was sent; of some of the copies", labels,
+                  histogram(monitor->latency));
+  }
   for (const auto& [monitor, labels] : monitors) {
     add_queues(out, "vtap_monitor_queue_zero_copy", labels, monitor->queues);
   }
@@ -315,6 +338,9 @@ constexpr Number<Worker> kWorkerCounters[] = {
 constexpr Number<Worker> kWorkerGauges[] = {
     {"vtap_worker_idle_ratio", "Share of its life that the worker spent asleep",
      [](const Worker& w) { return std::isfinite(w.idle_ratio) ? w.idle_ratio : 0.0; }},
+    {"vtap_worker_last_round_age_seconds",
+     "Time since the worker's last round began; more than a moment: it hangs",
+     [](const Worker& w) { return w.last_round_age_s; }},
 };
 
 void add_workers(Families& out, const Labels& broker, const std::vector<Worker>& all) {

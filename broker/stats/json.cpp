@@ -90,6 +90,15 @@ Json policy_json(const Policy& policy) {
   return out;
 }
 
+Json latency_json(const Latency& latency) {
+  const auto bucket_json = [](const Latency::Bucket& bucket) -> Json {
+    return {{"le_ns", bucket.le_ns}, {"count", bucket.count}};
+  };
+  return {{"count", latency.count},
+          {"sum_ns", latency.sum_ns},
+          {"buckets", array_json(latency.buckets, bucket_json)}};
+}
+
 Json monitor_json(const Monitor& monitor) {
   Json out;
   out["name"] = monitor.name;
@@ -101,6 +110,7 @@ Json monitor_json(const Monitor& monitor) {
   out["arrived_frames"] = monitor.arrived_frames;
   out["queues"] = array_json(monitor.queues, queue_json);
   out["waiting_frames"] = monitor.waiting_frames;
+  out["latency"] = latency_json(monitor.latency);
   return out;
 }
 
@@ -113,6 +123,7 @@ Json worker_json(const Worker& worker) {
   out["idle_ratio"] = finite(worker.idle_ratio);
   out["teed_bytes"] = worker.teed_bytes;
   out["copied_bytes"] = worker.copied_bytes;
+  out["last_round_age_s"] = finite(worker.last_round_age_s);
   return out;
 }
 

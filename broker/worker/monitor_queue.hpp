@@ -20,10 +20,13 @@ class MonitorQueue final : public pipeline::Sink {
   /// at 1 Gbit/s, and no less than a round's calls of kick() can move.
   static constexpr std::uint32_t kInRing = 128;
 
-  /// `ring` and `home` outlive it.
+  /// `ring`, `home`, and what copies are timed by (XskSink::time_copies) outlive it.
   MonitorQueue(const pipeline::Scheduler::Spec& schedule, io::XskSink& ring,
-               pipeline::UmemView umem, io::FrameReturn& home)
-      : scheduler_(schedule), ring_(ring), umem_(umem), home_(home) {}
+               pipeline::UmemView umem, io::FrameReturn& home, const pipeline::TimedFrame& timed,
+               const std::uint64_t& now)
+      : scheduler_(schedule), ring_(ring), umem_(umem), home_(home), timed_(timed) {
+    ring_.time_copies(waiting_timed_, now);
+  }
 
   /// Takes all of them while the ring has a socket, at the price of those that have to give way.
   Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
@@ -50,12 +53,18 @@ class MonitorQueue final : public pipeline::Sink {
 
  private:
   void drop(const pipeline::TxDescriptor& frame) noexcept;
+  /// It waits no more.
+  void forget_timed(const pipeline::TxDescriptor& frame) noexcept {
+    if (waiting_timed_.is(frame.address)) waiting_timed_ = {};
+  }
   void publish() noexcept { last_waiting_.store(scheduler_.waiting(), std::memory_order_relaxed); }
 
   pipeline::Scheduler scheduler_;
   io::XskSink& ring_;
   pipeline::UmemView umem_;
   io::FrameReturn& home_;
+  const pipeline::TimedFrame& timed_;
+  pipeline::TimedFrame waiting_timed_;  ///< of those that wait, the one that is timed
   pipeline::Counter dropped_;
   std::atomic<std::uint32_t> last_waiting_{0};
 };

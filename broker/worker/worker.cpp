@@ -108,21 +108,23 @@ io::XskSink& Worker::own_sink(std::uint32_t target, std::uint32_t limit) {
   io::FrameReturn* home = this;
   if (!targets_[target].monitor) home = &originals_home_;
   own_[target] = std::make_unique<io::XskSink>(umem_, *home, limit);
+  if (targets_[target].monitor) own_[target]->time_copies(burst_.timed, now_ns_);
   return *own_[target];
 }
 
 io::XskSink& Worker::own_queue(std::uint32_t target, const pipeline::Scheduler::Spec& schedule,
                                std::uint32_t in_ring) {
   io::XskSink& ring = own_sink(target, in_ring);
-  queues_[target] = std::make_unique<MonitorQueue>(schedule, ring, umem_, *this);
+  queues_[target] =
+      std::make_unique<MonitorQueue>(schedule, ring, umem_, *this, burst_.timed, now_ns_);
   scheduled_.push_back(queues_[target].get());
   return ring;
 }
 
 void Worker::cross_to(std::uint32_t target, std::uint32_t owner) {
-  crossing_sinks_[target] =
-      std::make_unique<CrossingSink>(crossing_.forward(spec_.index, owner), target, lent_[owner],
-                                     crossing_.lendable(), now_ns_, !targets_[target].monitor);
+  crossing_sinks_[target] = std::make_unique<CrossingSink>(
+      crossing_.forward(spec_.index, owner), target, lent_[owner], crossing_.lendable(), now_ns_,
+      burst_.timed, !targets_[target].monitor);
 }
 
 void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
@@ -310,6 +312,7 @@ void Worker::post_crossing(const CrossingFrame& crossing) noexcept {
     originals.late_stale.add(1);
     return give_back(number, true);
   }
+  burst_.timed = {crossing.frame.address, crossing.timed_ns};
   const auto posted = sink_of(crossing.target).post({&crossing.frame, 1});
   if (posted.taken == 1) return;
   if (target.monitor) {
@@ -325,6 +328,9 @@ bool Worker::serve(Source& source) noexcept {
   burst_.size = 0;
   source.source.receive(burst_);
   if (burst_.size == 0) return false;
+  // When they arrived nobody says. They are timed from the beginning of this round on.
+  const bool timed = counters_.bursts.read() % VTAP_TIMED_EVERY == 0;
+  burst_.timed = {burst_.address[0], timed ? now_ns_ : 0};
   if (source.output) {
     const std::uint32_t taken =
         pipeline::Pipeline::forward(burst_, pool_, umem_, sink_of(*source.output));
@@ -382,6 +388,7 @@ void Worker::flush() noexcept {
     }
   }
   free_frames_.store(pool_.available(), std::memory_order_relaxed);
+  last_round_ns_.store(now_ns_, std::memory_order_relaxed);
   for (std::uint32_t peer = 0; peer < peers_.size(); ++peer) {
     // Frames that were taken over may wait there for long: nobody is woken for them.
     if (lent_[peer].frames == 0 || peer == spec_.index) continue;
