@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import time
 import urllib.error
 from collections.abc import Iterator
 
@@ -129,6 +131,59 @@ def test_a_prometheus_that_scrapes_says_what_the_json_says(lab: Lab, capture: st
         assert eventually(lambda: server.number(f'up{{instance="{ADDRESS}"}}') == 0, timeout=10)
         running.start()
         assert eventually(lambda: server.number(f'up{{instance="{ADDRESS}"}}') == 1, timeout=10)
+
+
+def latencies(stats: dict) -> dict[str, dict]:
+    return {item["name"]: item["latency"] for item in stats["monitors"]}
+
+
+@pytest.mark.parametrize("capture", CAPTURES)
+def test_latency_of_copies(lab: Lab, capture: str) -> None:
+    """Of one in 64, and of the first; JSON and metrics agree; what waits for its rate takes long."""
+    text = config([inline(**CAPTURES[capture])],
+                  [monitors(2)[0], {**monitors(2)[1], "rate": "100pps"}], [
+        policy("all", ["mon0"]),
+        policy("first", ["mon1"], match=[{"port": 999}])], metrics=ADDRESS)
+    with Broker(lab, text) as running, prometheus(lab.tap_ns, ADDRESS) as server:
+        started = time.monotonic()
+        for number in range(10):
+            carry([packets.sized(60, 100 * number + n) for n in range(100)], lab.left, lab.right)
+        carry([packets.ip_frame("udp", bytes(20), dport=999, sport=n) for n in range(200)],
+              lab.left, lab.right)
+        eventually(lambda: running.stats()["monitors"][1]["tx_frames"] == 200, timeout=10)
+        stats = running.settled()
+        assert stats["monitors"][1]["tx_frames"] == 200
+        longest = (time.monotonic() - started) * 1e9
+        timed = {name: latency for name, latency in latencies(stats).items() if latency["count"]}
+        # Of a redirect, one frame of each 64th burst: there may be none among so few.
+        assert timed.keys() == {"mon0", "mon1"} or (capture == "redirect" and "mon0" in timed)
+        for name, latency in timed.items():
+            counts = [bucket["count"] for bucket in latency["buckets"]]
+            assert counts == sorted(counts) and counts[-1] <= latency["count"]
+            assert 0 < latency["sum_ns"] <= latency["count"] * longest
+            # In the mean no more than the bound of the bucket that all are in.
+            bound = next((b["le_ns"] for b in latency["buckets"] if b["count"] == latency["count"]),
+                         longest)
+            assert latency["sum_ns"] <= latency["count"] * bound, name
+        # A few of 1200 copies, which at most one CPU each made; a ring leaves some out.
+        quick = timed["mon0"]
+        assert quick["count"] <= 1200 / 64 + os.cpu_count()
+        assert quick["sum_ns"] / quick["count"] < 100e6
+        if shaped := timed.get("mon1"):  # 200 copies, 100 of them a second
+            assert shaped["sum_ns"] / shaped["count"] > 100e6
+        for name, latency in latencies(stats).items():
+            metric = "vtap_monitor_copy_latency_seconds"
+            assert eventually(lambda: server.number(
+                f'{metric}_count{{monitor="{name}"}}') == latency["count"])
+            assert server.number(f'{metric}_sum{{monitor="{name}"}}') == \
+                pytest.approx(latency["sum_ns"] / 1e9)
+            assert {series["metric"]["le"]: float(series["value"][1])
+                    for series in server.query(f'{metric}_bucket{{monitor="{name}"}}')} == {
+                **{f"{bucket['le_ns'] / 1e9:.10g}": bucket["count"]
+                   for bucket in latency["buckets"]},
+                "+Inf": latency["count"]}
+        assert all(worker["last_round_age_s"] < 1 for worker in stats["workers"])
+        assert server.number("max(vtap_worker_last_round_age_seconds)") < 1
 
 
 def test_off_unless_asked_for(lab: Lab) -> None:
