@@ -31,6 +31,8 @@
 #include "host/port.hpp"
 #include "host/state.hpp"
 #include "io/bpf.hpp"
+#include "metrics/exposition.hpp"
+#include "metrics/server.hpp"
 #include "plan/plan.hpp"
 #include "service/log.hpp"
 #include "service/notify.hpp"
@@ -211,10 +213,22 @@ control::Handlers handlers_of(controller::Controller& controller, controller::Re
   control::Handlers handlers;
   handlers.version = VTAP_VERSION;
   // Counters are there while the control thread is busy, too.
-  handlers.stats_json = [&]() -> std::string {
+  const auto snapshot = [&] {
     const engine::Engine* const running = controller.engine();
     if (running == nullptr) throw std::runtime_error("the broker is starting");
-    return stats::to_json(running->snapshot());
+    return running->snapshot();
+  };
+  handlers.stats_json = [snapshot] { return stats::to_json(snapshot()); };
+  handlers.metrics_text = [&controller, snapshot] {
+    const controller::Controller::Loads loads = controller.loads();
+    return metrics::to_prometheus(snapshot(), {.version = VTAP_VERSION,
+                                               .last_reload_ok = loads.last_ok,
+                                               .last_load_s = loads.last_good_s,
+                                               .reloads_ok = loads.good,
+                                               .reloads_failed = loads.refused});
+  };
+  handlers.doctor_json = [&](bool fix) {
+    return requests.ask([&] { return controller.doctor_json(fix); });
   };
   handlers.status_json = [&] {
     return requests.ask([&] { return controller.status_json(VTAP_VERSION); });
@@ -298,10 +312,20 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   // The socket first: a second broker of the same name is met before any port is touched.
   auto handlers = handlers_of(controller, *requests);
   handlers.at_thread_start = confined->starts(confine::Role::server);
+  const auto metrics_text = handlers.metrics_text;
   auto control =
       control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
+  }
+  std::unique_ptr<metrics::MetricsServer> scraped;
+  if (const auto& at = loaded.config.broker.metrics) {
+    auto opened = metrics::MetricsServer::open(at->address, at->port, metrics_text,
+                                               confined->starts(confine::Role::server));
+    if (!opened) {
+      return Error{"broker " + name + ": " + opened.error().message, opened.error().kind};
+    }
+    scraped = std::move(*opened);
   }
   auto ended = controller.start(std::move(loaded.config), std::move(*prepared), std::move(*state),
                                 confined->starts(confine::Role::worker));
@@ -312,6 +336,7 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   requests->close();
   if (ended) controller.engine()->stop();
   (*control)->stop();  // before the engine goes: the handlers use it
+  if (scraped) scraped->stop();
   return ended;
 }
 

@@ -13,7 +13,7 @@ build=(
   clang llvm bpftool                      # its BPF programs
   libc6-dev linux-libc-dev libbpf-dev libxdp-dev libcap-ng-dev libsystemd-dev
   libspdlog-dev libseccomp-dev libtomlplusplus-dev libcli11-dev libboost-dev
-  nlohmann-json3-dev libcpp-httplib-dev libssl-dev libxxhash-dev libpcap-dev
+  nlohmann-json3-dev libcpp-httplib-dev libssl-dev prometheus-cpp-dev libxxhash-dev libpcap-dev
   iproute2 util-linux python3             # the demo's lab and traffic
 )
 test=(
@@ -45,18 +45,40 @@ case "${1-}" in
   *) sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
+# Installed, Prometheus would start as a service, now and at every boot. The tests need its two
+# programs alone: they are unpacked, where nobody finds them by chance.
+test_programs=/usr/local/lib/vtap-tests
+has_prometheus() {
+  PATH=$PATH:$test_programs command -v prometheus >/dev/null &&
+    PATH=$PATH:$test_programs command -v promtool >/dev/null
+}
+unpack_prometheus() {
+  local scratch
+  scratch=$(mktemp -d)
+  chown _apt "$scratch" 2>/dev/null || true  # the user that apt downloads as
+  (cd "$scratch" && apt-get -q download prometheus)
+  mkdir -p "$test_programs"
+  dpkg-deb --fsys-tarfile "$scratch"/prometheus_*.deb |
+    tar -x -C "$test_programs" --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool
+  rm -rf "$scratch"
+}
+prometheus=no
+case "${1-}" in --test | --vm | --bench) has_prometheus || prometheus=yes ;; esac
+
 installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true)
 missing=()
 for package in "${wanted[@]}"; do
   grep -qxF "installed $package" <<<"$installed" || missing+=("$package")
 done
-[[ ${#missing[@]} -eq 0 ]] && exit 0
+[[ ${#missing[@]} -eq 0 && $prometheus == no ]] && exit 0
 
-echo "setup: installing ${missing[*]}"
+[[ ${#missing[@]} -eq 0 ]] || echo "setup: installing ${missing[*]}"
+[[ $prometheus == no ]] || echo "setup: unpacking prometheus into $test_programs"
 if [[ $EUID -ne 0 ]]; then
   echo "setup: needs root; run it as root, or with sudo" >&2
   exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
-apt-get -q install --yes --no-install-recommends "${missing[@]}"
+[[ ${#missing[@]} -eq 0 ]] || apt-get -q install --yes --no-install-recommends "${missing[@]}"
+[[ $prometheus == no ]] || unpack_prometheus

@@ -118,15 +118,24 @@ static __always_inline __u8* next_frame(struct vtap_cpu* cpu, struct vtap_port_c
   return frame;
 }
 
-/* What the copy's place among those of other CPUs goes by; see struct vtap_cpu, maker. */
-static __always_inline __u64 copy_time(struct vtap_cpu* cpu) {
+/* Whether the next copy is VTAP_DESC_TIMED. */
+static __always_inline bool is_timed(const struct vtap_cpu* cpu) {
+  return (cpu->desc_prod & (VTAP_TIMED_EVERY - 1)) == 0;
+}
+
+/* What the copy's place among those of other CPUs goes by; see struct vtap_cpu, maker. If it is
+ * timed, the clock, which is as good a stamp: a sole maker only may do without. */
+static __always_inline __u64 copy_time(struct vtap_cpu* cpu, bool timed) {
   __u32 me = bpf_get_smp_processor_id() + 1;
   __u32 number = cpu->lead;
   struct vtap_cpu* lead = bpf_map_lookup_elem(&cpus, &number);
   if (!lead) return 0; /* cannot be */
   volatile __u32* maker = &lead->maker;
   __u32 found = *maker;
-  if (found == me) return cpu->time;
+  if (found == me) {
+    if (timed) cpu->time = bpf_ktime_get_ns();
+    return cpu->time;
+  }
   if (found == VTAP_NO_MAKER) found = __sync_val_compare_and_swap(&lead->maker, VTAP_NO_MAKER, me);
   cpu->time = bpf_ktime_get_ns();
   /* From here on nobody may go on with a stamp that is older than this one. */

@@ -79,7 +79,8 @@ static __always_inline void fill(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 leng
   struct vtap_desc* desc;
   __u8* frame = next_frame(cpu, count, &desc);
   if (!frame) return;
-  desc->time = copy_time(cpu);
+  bool timed = is_timed(cpu);
+  desc->time = copy_time(cpu, timed);
   if (load_wire(ctx, frame, bounded(length, config.frame_size))) {
     count->copy_failed++;
     return;
@@ -88,6 +89,7 @@ static __always_inline void fill(vtap_ctx* ctx, struct vtap_cpu* cpu, __u32 leng
   desc->len = (__u16)length;
   desc->port = (__u8)port;
   describe_checksum(ctx, desc);
+  if (timed) desc->flags |= VTAP_DESC_TIMED;
   publish(cpu, count);
 }
 

@@ -89,9 +89,10 @@ void read_control(const Field& field, Broker& broker) {
 
 void read_metrics(const Field& field, Broker& broker) {
   const auto* address = field.text();
-  if (address != nullptr && !address->empty()) {
-    not_served_yet(field, broker);
+  if (address == nullptr || address->empty()) {
+    return;
   }
+  broker.metrics = field.parsed(parse_endpoint);
 }
 
 /// The table, and what its keys on the API say; they are judged together.

@@ -73,6 +73,7 @@ struct Endpoint {
   std::string address;
   std::uint16_t port = 0;
   bool loopback = false;  ///< reached from this host only
+  bool operator==(const Endpoint&) const = default;
 };
 
 /// The API on TCP. Certificate and key are both set or both empty; set if not on the loopback.
@@ -81,6 +82,7 @@ struct Api {
   std::string token_file;
   std::string cert;
   std::string key;
+  bool operator==(const Api&) const = default;
 };
 
 struct Broker {
@@ -92,9 +94,9 @@ struct Broker {
   std::uint32_t frames = 32768;
   std::uint32_t frame_size = 2048;  ///< 2048 or 4096
   Poll poll = Poll::adaptive;
-  std::string control;  ///< path of the socket; always filled in
-  std::optional<Api> api;
-  std::string metrics;
+  std::string control;              ///< path of the socket; always filled in
+  std::optional<Api> api;           ///< none: only the socket
+  std::optional<Endpoint> metrics;  ///< none: no metrics endpoint
   LogLevel log_level = LogLevel::info;
   LogFormat log_format = LogFormat::text;
 };

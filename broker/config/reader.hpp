@@ -168,12 +168,6 @@ struct Key {
   std::string_view required = {};  ///< what to write where the key is absent; empty: optional
 };
 
-/// For keys that DESIGN has and this version does not serve: better refused than ignored.
-template <typename Target>
-void not_served_yet(const Field& field, Target& /*target*/) {
-  field.error("not served by this version yet; remove the key");
-}
-
 /// Refuses every key of `table` that is not among `known`.
 void refuse_unknown(Findings& findings, const toml::table& table, std::string_view where,
                     std::span<const std::string_view> known);

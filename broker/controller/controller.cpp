@@ -3,9 +3,12 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "controller/persist.hpp"
+#include "doctor/doctor.hpp"
 #include "service/log.hpp"
 
 namespace vtap::controller {
@@ -26,6 +29,7 @@ Result<void> Controller::start(config::Config config, Prepared prepared, host::S
   if (!started) return started.error();
   engine_ = std::move(*started);
   started_.store(engine_.get());
+  examine();
   return {};
 }
 
@@ -50,6 +54,7 @@ Result<std::uint32_t> Controller::note(Result<std::uint32_t> result) {
     spdlog::error("{} is not loaded, the plan that ran goes on: {}", file_, attempt.error);
   }
   const std::lock_guard lock(mutex_);
+  ++(attempt.ok ? reloads_ : refused_);
   last_reload_ = std::move(attempt);
   return result;
 }
@@ -67,6 +72,7 @@ Result<std::uint32_t> Controller::replace(Loaded loaded) {
   auto done = engine_->reload(std::move(plan), std::move(prepared->resolved));
   if (!done) return done.error();
   service::set_log_level(broker);
+  examine();
   const std::lock_guard lock(mutex_);
   text_ = std::move(loaded.text);
   loaded_at_ = Clock::now();
@@ -133,9 +139,37 @@ control::RunningConfig Controller::running() const {
   return {.text = text_, .file = file_, .generation = generation_};
 }
 
-bool Controller::last_reload_succeeded() const {
+Controller::Loads Controller::loads() const {
   const std::lock_guard lock(mutex_);
-  return !last_reload_ || last_reload_->ok;
+  return {.last_ok = !last_reload_ || last_reload_->ok,
+          .last_good_s = std::chrono::duration<double>(loaded_at_.time_since_epoch()).count(),
+          .good = reloads_,
+          .refused = refused_};
+}
+
+/// What the doctor says of the config that runs; what is new of that goes to the log.
+void Controller::examine() {
+  const doctor::Running running = doctor::running_from(engine_->snapshot());
+  std::vector<doctor::Finding> findings = doctor::examine(engine_->plan().config(), &running);
+  std::erase_if(findings, [](const doctor::Finding& finding) {
+    return finding.severity < doctor::Severity::warning;
+  });
+  std::vector<doctor::Finding> news;
+  for (const doctor::Finding& finding : findings) {
+    const auto known = [&](const doctor::Finding& old) {
+      return old.id == finding.id && old.subject == finding.subject && old.what == finding.what;
+    };
+    if (std::ranges::none_of(findings_, known)) news.push_back(finding);
+  }
+  doctor::log(news);
+  findings_ = std::move(findings);
+}
+
+std::string Controller::doctor_json(bool fix) {
+  if (!engine_) throw std::runtime_error("the broker has not started");
+  const doctor::Running running = doctor::running_from(engine_->snapshot());
+  const config::Config& config = engine_->plan().config();
+  return doctor::to_json(fix ? doctor::mend(config, &running) : doctor::examine(config, &running));
 }
 
 }  // namespace vtap::controller

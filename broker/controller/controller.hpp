@@ -13,6 +13,7 @@
 
 #include "control/handlers.hpp"
 #include "controller/prepare.hpp"
+#include "doctor/finding.hpp"
 #include "engine/engine.hpp"
 #include "vtap/result.hpp"
 
@@ -37,6 +38,8 @@ class Controller {
   Result<std::uint32_t> reload();
   /// See control::Handlers::apply.
   Result<std::uint32_t> apply(const std::string& text, std::uint32_t base, bool persist);
+  /// See control::Handlers::doctor_json.
+  std::string doctor_json(bool fix);
   /// See control::Handlers::detach.
   Result<std::string> detach(const std::vector<std::string>& ports);
 
@@ -45,8 +48,13 @@ class Controller {
 
   // Any thread, once started.
   [[nodiscard]] control::RunningConfig running() const;
-  /// False: the last reload was refused. True before the first.
-  [[nodiscard]] bool last_reload_succeeded() const;
+  /// How loads went, for metrics.
+  struct Loads {
+    bool last_ok = true;
+    double last_good_s = 0;  ///< UNIX time of the last one that did
+    std::uint64_t good = 0, refused = 0;  ///< reloads
+  };
+  [[nodiscard]] Loads loads() const;
 
  private:
   using Clock = std::chrono::system_clock;
@@ -58,6 +66,7 @@ class Controller {
 
   Result<std::uint32_t> replace(Loaded loaded);
   Result<std::uint32_t> note(Result<std::uint32_t> result);
+  void examine();
 
   const std::string file_;
   std::unique_ptr<engine::Engine> engine_;
@@ -68,6 +77,8 @@ class Controller {
   std::uint32_t generation_ = 1;
   Clock::time_point loaded_at_ = Clock::now();
   std::optional<Attempt> last_reload_;
+  std::uint64_t reloads_ = 0, refused_ = 0;
+  std::vector<doctor::Finding> findings_;  ///< warnings and errors for the config that runs
 };
 
 }  // namespace vtap::controller

@@ -102,7 +102,7 @@ std::string Controller::status_json(const std::string& version) const {
   out["monitors"] = monitors_json(snapshot);
   out["policies"] = policies_json(plan);
   out["left_wires"] = engine_->left_wires();
-  out["findings"] = Json::array();
+  out["findings"] = Json::parse(doctor::to_json(findings_)).at("findings");
   return out.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -262,6 +262,23 @@ stats::Policy Engine::policy_snapshot(std::uint32_t policy) const {
   return out;
 }
 
+namespace {
+
+/// Of the rings of a monitor's owners together.
+stats::Latency latency_of(const std::vector<const pipeline::LatencyHistogram*>& histograms) {
+  using Histogram = pipeline::LatencyHistogram;
+  stats::Latency out;
+  for (std::size_t bucket = 0; bucket <= Histogram::kBounds.size(); ++bucket) {
+    for (const Histogram* histogram : histograms) out.count += histogram->read(bucket);
+    if (bucket == Histogram::kBounds.size()) break;
+    out.buckets.push_back({Histogram::kBounds[bucket], out.count});
+  }
+  for (const Histogram* histogram : histograms) out.sum_ns += histogram->sum_ns();
+  return out;
+}
+
+}  // namespace
+
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
   MonitorPort& port = *monitors_[monitor];
   MonitorTotals totals = ring_totals(port);
@@ -299,6 +316,11 @@ stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
                                            {"no_xmit", lost[VTAP_LOST_NO_XMIT]},
                                            {"no_broadcast", lost[VTAP_LOST_NO_BROADCAST]}});
   }
+  std::vector<const pipeline::LatencyHistogram*> latencies;
+  for (const worker::Worker* owner : port.owners()) {
+    latencies.push_back(&owner->sink(port.target())->latency());
+  }
+  out.latency = latency_of(latencies);
   out.removed_policies_frames = totals.removed_frames;
   out.removed_policies_bytes = totals.removed_bytes;
   out.arrived_frames = port.arrived();
@@ -358,6 +380,9 @@ std::vector<std::uint64_t> Engine::worker_rounds() const {
 
 std::vector<stats::Worker> Engine::worker_snapshots() const {
   const auto age = static_cast<double>(worker::monotonic_ns() - epoch_ns_);
+  const auto age_s = [](std::uint64_t then) {
+    return static_cast<double>(minus(worker::monotonic_ns(), then)) / 1e9;
+  };
   std::vector<stats::Worker> out;
   for (const auto& worker : workers_) {
     const worker::WorkerCounters& counters = worker->counters();
@@ -368,7 +393,8 @@ std::vector<stats::Worker> Engine::worker_snapshots() const {
          .wakeups = counters.wakeups.read(),
          .idle_ratio = std::min(1.0, static_cast<double>(counters.asleep_ns.read()) / age),
          .teed_bytes = worker->tee().teed_bytes().read(),
-         .copied_bytes = worker->tee().copied_bytes().read()});
+         .copied_bytes = worker->tee().copied_bytes().read(),
+         .last_round_age_s = age_s(worker->last_round_ns())});
   }
   return out;
 }

@@ -50,6 +50,7 @@ Result<void> check_kept(const config::Broker& now, const config::Broker& next) {
   check(now.poll == next.poll, "poll");
   check(now.control == next.control, "control");
   check(now.metrics == next.metrics, "metrics");
+  check(now.api == next.api, "api, api_token_file, api_cert, api_key");
   check(now.log_format == next.log_format, "log.format");
   if (keys.empty()) return {};
   return Error{"[broker] " + keys + ": a reload cannot change this; restart the broker, or set it back",

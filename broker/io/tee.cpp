@@ -147,6 +147,7 @@ void TeeSource::share_out() noexcept {
 }
 
 void TeeSource::receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept {
+  burst.timed = {};
   // Two looks at every ring. What caused a copy of the first look is in its ring at the second; so
   // in the order of their stamps, copies go as far as the last one of the first look.
   std::uint32_t seen = 0;
@@ -207,7 +208,10 @@ std::uint32_t TeeSource::take(Ring& ring, pipeline::Burst& burst, std::uint64_t 
       std::memcpy(umem_.at(address), copies_.at(address), desc.len);
     }
     bytes += desc.len;
-    if (desc.flags != 0) finish_checksum(desc, umem_.at(address));
+    if (desc.flags != 0) {
+      finish_checksum(desc, umem_.at(address));
+      if ((desc.flags & VTAP_DESC_TIMED) != 0) burst.timed = {address, desc.time};
+    }
     burst.push(address, desc.len, desc.port);
     // Indexes wrap.
     seen += static_cast<std::int32_t>(ring.desc_seen - ring.desc_cons) > 0 ? 1 : 0;

@@ -40,7 +40,22 @@ pipeline::Sink::Posted XskSink::post(std::span<const pipeline::TxDescriptor> fra
   }
   xsk_ring_prod__submit(&socket_->tx, count);
   held_ += count;
+  if (timed_ != nullptr && timed_->since_ns != 0) start_timing(frames.first(count));
   return posted;
+}
+
+void XskSink::start_timing(std::span<const pipeline::TxDescriptor> posted) noexcept {
+  if (in_flight_.since_ns != 0) return;
+  const auto is_it = [&](const auto& frame) { return timed_->is(frame.address); };
+  if (std::ranges::any_of(posted, is_it)) in_flight_ = *timed_;
+}
+
+/// Behind every call of forget() for what was sent: if the timed frame is held no more, it was.
+void XskSink::end_timing() noexcept {
+  const auto frame = static_cast<std::uint32_t>(umem_.number(in_flight_.address));
+  if (held_length_[frame] != 0) return;
+  latency_.observe(*now_ - std::min(*now_, in_flight_.since_ns));
+  in_flight_ = {};
 }
 
 std::uint32_t XskSink::unsent() const noexcept {
@@ -82,6 +97,7 @@ std::uint32_t XskSink::reclaim() noexcept {
   xsk_ring_cons__release(&socket_->completion, count);
   sent_frames_.add(sent);
   sent_bytes_.add(bytes);
+  if (in_flight_.since_ns != 0) end_timing();
   return sent;
 }
 
@@ -91,6 +107,7 @@ std::uint64_t XskSink::nowhere() const noexcept {
 
 std::uint32_t XskSink::retract() noexcept {
   if (socket_ == nullptr || socket_->zero_copy()) return 0;
+  in_flight_ = {};  // it may be among them
   // An address outside the UMEM: the kernel sends nothing. Some just skip the descriptor, others
   // (6.18) hand it back as completed.
   const std::uint32_t first = *socket_->tx.producer - unsent();
@@ -108,6 +125,7 @@ std::uint32_t XskSink::retract() noexcept {
 
 std::uint32_t XskSink::abandon() noexcept {
   std::uint32_t count = 0;
+  in_flight_ = {};
   for (std::uint32_t frame = 0; held_ != 0 && frame < held_length_.size(); ++frame) {
     if (held_length_[frame] == 0) continue;
     forget(pipeline::FrameNumber{frame});

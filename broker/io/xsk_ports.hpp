@@ -11,6 +11,7 @@
 #include "pipeline/burst.hpp"
 #include "pipeline/counters.hpp"
 #include "pipeline/frame_pool.hpp"
+#include "pipeline/latency.hpp"
 
 /// The two ends of an AF_XDP socket, as a worker uses them. A socket may carry both.
 namespace vtap::io {
@@ -32,6 +33,12 @@ class XskSink final : public pipeline::Sink {
   /// `limit`: frames held at most.
   XskSink(pipeline::UmemView umem, FrameReturn& home, std::uint32_t limit);
 
+  /// Of the frames that post() takes, `timed` is timed if it is among them, from its time until
+  /// reclaim() finds it sent; one at a time. `now`: the worker's clock, ns. Both outlive the sink.
+  void time_copies(const pipeline::TimedFrame& timed, const std::uint64_t& now) noexcept {
+    timed_ = &timed;
+    now_ = &now;
+  }
   /// Null: none. The socket outlives its use here: see disconnect().
   void connect(XskSocket* socket) noexcept { socket_ = socket; }
   /// Stops using the socket. Frames it still holds stay held until abandon().
@@ -61,6 +68,8 @@ class XskSink final : public pipeline::Sink {
   [[nodiscard]] std::uint32_t room() const noexcept {
     return socket_ == nullptr ? 0 : limit_ - std::min(limit_, held_);
   }
+  /// Of the frames that were timed. Any thread.
+  [[nodiscard]] const pipeline::LatencyHistogram& latency() const noexcept { return latency_; }
   [[nodiscard]] const pipeline::Counter& sent_frames() const noexcept { return sent_frames_; }
   [[nodiscard]] const pipeline::Counter& sent_bytes() const noexcept { return sent_bytes_; }
 
@@ -69,6 +78,8 @@ class XskSink final : public pipeline::Sink {
   /// The address of descriptors that were taken back: the first one behind the UMEM.
   [[nodiscard]] std::uint64_t nowhere() const noexcept;
   std::uint32_t forget(pipeline::FrameNumber frame) noexcept;
+  void start_timing(std::span<const pipeline::TxDescriptor> posted) noexcept;
+  void end_timing() noexcept;
 
   XskSocket* socket_ = nullptr;
   pipeline::UmemView umem_;
@@ -78,6 +89,10 @@ class XskSink final : public pipeline::Sink {
   /// By frame: bytes of it that this ring was given; 0: not held.
   std::vector<std::uint16_t> held_length_;
   pipeline::Counter sent_frames_, sent_bytes_;
+  const pipeline::TimedFrame* timed_ = nullptr;  ///< null: frames of this ring are not timed
+  const std::uint64_t* now_ = nullptr;
+  pipeline::TimedFrame in_flight_;  ///< the one that is timed at the moment
+  pipeline::LatencyHistogram latency_;
 };
 
 /// The RX ring of one queue of a tap port.

@@ -30,6 +30,16 @@ struct Transport {
   std::uint16_t proto = 0;
 };
 
+/// Of the frames at hand, the one whose way to the monitors is timed.
+struct TimedFrame {
+  FrameAddress address{};
+  std::uint64_t since_ns = 0;  ///< CLOCK_MONOTONIC; 0: none is timed
+
+  [[nodiscard]] bool is(FrameAddress frame) const noexcept {
+    return since_ns != 0 && address == frame;
+  }
+};
+
 /// Up to 64 frames travelling together. A source fills the first part, stages annotate the rest;
 /// everything is sized here, nothing grows. The burst holds one reference of each frame.
 struct Burst {
@@ -42,6 +52,7 @@ struct Burst {
   std::array<std::uint8_t, kCapacity> port{};     ///< tap port index
   std::array<vtap_key, kCapacity> key{};          ///< parse
   std::array<Transport, kCapacity> transport{};   ///< find_flows: also of later fragments
+  TimedFrame timed;                               ///< one of these, or none
 
   [[nodiscard]] FrameSet all() const noexcept {
     return size == kCapacity ? ~FrameSet{0} : (FrameSet{1} << size) - 1;

@@ -91,6 +91,15 @@ Json policy_json(const Policy& policy) {
   return out;
 }
 
+Json latency_json(const Latency& latency) {
+  const auto bucket_json = [](const Latency::Bucket& bucket) -> Json {
+    return {{"le_ns", bucket.le_ns}, {"count", bucket.count}};
+  };
+  return {{"count", latency.count},
+          {"sum_ns", latency.sum_ns},
+          {"buckets", array_json(latency.buckets, bucket_json)}};
+}
+
 Json monitor_json(const Monitor& monitor) {
   Json out;
   out["name"] = monitor.name;
@@ -104,6 +113,7 @@ Json monitor_json(const Monitor& monitor) {
   out["waiting_frames"] = monitor.waiting_frames;
   out["removed_policies"] = {{"sent_frames", monitor.removed_policies_frames},
                              {"sent_bytes", monitor.removed_policies_bytes}};
+  out["latency"] = latency_json(monitor.latency);
   return out;
 }
 
@@ -116,6 +126,7 @@ Json worker_json(const Worker& worker) {
   out["idle_ratio"] = finite(worker.idle_ratio);
   out["teed_bytes"] = worker.teed_bytes;
   out["copied_bytes"] = worker.copied_bytes;
+  out["last_round_age_s"] = finite(worker.last_round_age_s);
   return out;
 }
 

@@ -56,6 +56,17 @@ struct Policy {
   Metered metered{};
 };
 
+/// How long some of the copies took, from their making until the kernel said that they were sent.
+struct Latency {
+  struct Bucket {
+    std::uint64_t le_ns = 0;
+    std::uint64_t count = 0;  ///< copies that took so long or less
+  };
+  std::uint64_t count = 0;  ///< copies that were timed
+  std::uint64_t sum_ns = 0;
+  std::vector<Bucket> buckets;  ///< shortest first
+};
+
 struct Monitor {
   std::string name, port;
   std::string state;  ///< "up" or "down"
@@ -66,6 +77,7 @@ struct Monitor {
   std::vector<QueueInfo> queues;
   /// Sent by policies that are gone, or that no longer have this monitor.
   std::uint64_t removed_policies_frames = 0, removed_policies_bytes = 0;
+  Latency latency{};
 };
 
 struct Worker {
@@ -74,6 +86,7 @@ struct Worker {
   double idle_ratio = 0.0;         ///< share of its life spent asleep, 0..1
   std::uint64_t teed_bytes = 0;    ///< of frames, copied out of packets by the tap programs
   std::uint64_t copied_bytes = 0;  ///< of frames, copied by the worker itself
+  double last_round_age_s = 0.0;   ///< more than a moment: it hangs
 };
 
 struct Umem {

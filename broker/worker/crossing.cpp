@@ -13,7 +13,8 @@ Crossing::Crossing(std::uint32_t workers, std::uint32_t waiting)
 pipeline::Sink::Posted CrossingSink::post(std::span<const pipeline::TxDescriptor> frames) noexcept {
   std::uint32_t taken = 0;
   for (const pipeline::TxDescriptor& frame : frames) {
-    if (lent_.frames >= lendable_ || !queue_.push({frame, now_, target_})) break;
+    const std::uint64_t timed_ns = timed_.is(frame.address) ? timed_.since_ns : 0;
+    if (lent_.frames >= lendable_ || !queue_.push({frame, now_, target_, timed_ns})) break;
     ++lent_.frames;
     if (originals_) ++lent_.originals;
     ++taken;

@@ -19,6 +19,7 @@ struct CrossingFrame {
   pipeline::TxDescriptor frame;
   std::uint64_t posted_ns = 0;  ///< CLOCK_MONOTONIC
   std::uint32_t target = 0;     ///< index of the sink
+  std::uint64_t timed_ns = 0;   ///< TimedFrame::since_ns, if it is that one
 };
 
 /// One on its way home.
@@ -71,14 +72,16 @@ class Crossing {
 class CrossingSink final : public pipeline::Sink {
  public:
   /// `lent` counts the frames of this worker that the owner has, `lendable` at most; several sinks
-  /// share it. `now`: the worker's clock, ns. `originals`: it is no monitor's.
+  /// share it. `now`: the worker's clock, ns. `timed`: see XskSink::time_copies(). `originals`: it
+  /// is no monitor's.
   CrossingSink(Crossing::Forward& queue, std::uint32_t target, Lent& lent, std::uint32_t lendable,
-               const std::uint64_t& now, bool originals)
+               const std::uint64_t& now, const pipeline::TimedFrame& timed, bool originals)
       : queue_(queue),
         target_(target),
         lent_(lent),
         lendable_(lendable),
         now_(now),
+        timed_(timed),
         originals_(originals) {}
 
   Posted post(std::span<const pipeline::TxDescriptor> frames) noexcept override;
@@ -89,6 +92,7 @@ class CrossingSink final : public pipeline::Sink {
   Lent& lent_;
   std::uint32_t lendable_;
   const std::uint64_t& now_;
+  const pipeline::TimedFrame& timed_;
   bool originals_;
 };
 

@@ -20,10 +20,16 @@ class MonitorQueue final : public pipeline::Sink {
   /// at 1 Gbit/s, and no less than a round's calls of kick() can move.
   static constexpr std::uint32_t kInRing = 128;
 
-  /// `ring` and `home` outlive it.
+  /// `ring`, `home`, and what copies are timed by (XskSink::time_copies) outlive it.
   MonitorQueue(const pipeline::Scheduler::Spec& schedule, io::XskSink& ring,
-               pipeline::UmemView umem, io::FrameReturn& home)
-      : scheduler_(schedule), ring_(ring), umem_(umem), home_(home) {}
+               pipeline::UmemView umem, io::FrameReturn& home, const pipeline::TimedFrame& timed,
+               const std::uint64_t& now)
+      : scheduler_(schedule), ring_(ring), umem_(umem), home_(home), timed_(timed) {
+    time_ring(now);
+  }
+  /// The ring times the copies that waited here.
+  void time_ring(const std::uint64_t& now) noexcept { ring_.time_copies(waiting_timed_, now); }
+  [[nodiscard]] io::XskSink& ring() noexcept { return ring_; }
 
   /// What waits in `ahead`, a queue to the same ring that this one replaces, goes first. Null: none.
   void follow(const MonitorQueue* ahead) noexcept { ahead_ = ahead; }
@@ -62,6 +68,10 @@ class MonitorQueue final : public pipeline::Sink {
     return ahead_ != nullptr && (ahead_->waiting() != 0 || ahead_->has_to_wait());
   }
   void drop(const pipeline::TxDescriptor& frame) noexcept;
+  /// It waits no more.
+  void forget_timed(const pipeline::TxDescriptor& frame) noexcept {
+    if (waiting_timed_.is(frame.address)) waiting_timed_ = {};
+  }
   void publish() noexcept { last_waiting_.store(scheduler_.waiting(), std::memory_order_relaxed); }
 
   pipeline::Scheduler scheduler_;
@@ -69,6 +79,8 @@ class MonitorQueue final : public pipeline::Sink {
   io::XskSink& ring_;
   pipeline::UmemView umem_;
   io::FrameReturn& home_;
+  const pipeline::TimedFrame& timed_;
+  pipeline::TimedFrame waiting_timed_;  ///< of those that wait, the one that is timed
   pipeline::Counter dropped_;
   std::atomic<std::uint32_t> last_waiting_{0};
 };

@@ -117,6 +117,7 @@ io::XskSink& Worker::own_sink(std::uint32_t target, Target what, std::uint32_t l
   io::FrameReturn* home = this;
   if (what.input_port) home = &originals_home_;
   own_[target] = std::make_unique<io::XskSink>(umem_, *home, limit);
+  if (!what.input_port) own_[target]->time_copies(burst_.timed, now_ns_);
   return *own_[target];
 }
 
@@ -124,7 +125,8 @@ void Worker::own_queue(std::uint32_t target, std::uint32_t ring,
                        const pipeline::Scheduler::Spec& schedule,
                        std::optional<std::uint32_t> ahead) {
   make_room(target, {});
-  queues_[target] = std::make_unique<MonitorQueue>(schedule, *own_[ring], umem_, *this);
+  queues_[target] = std::make_unique<MonitorQueue>(schedule, *own_[ring], umem_, *this,
+                                                   burst_.timed, now_ns_);
   if (ahead) queues_[target]->follow(queues_[*ahead].get());
   scheduled_.push_back(queues_[target].get());
 }
@@ -133,14 +135,19 @@ void Worker::cross_to(std::uint32_t target, Target what, std::uint32_t owner) {
   make_room(target, what);
   crossing_sinks_[target] = std::make_unique<CrossingSink>(
       crossing_.forward(spec_.index, owner), target, lent_[owner], crossing_.lendable(), now_ns_,
-      what.input_port.has_value());
+      burst_.timed, what.input_port.has_value());
 }
 
 void Worker::remove_target(std::uint32_t target) {
   if (target >= targets_.size()) return;
   if (const MonitorQueue* const queue = queues_[target].get()) {
     std::erase(scheduled_, queue);
-    for (MonitorQueue* other : scheduled_) other->stop_following(queue);
+    io::XskSink& ring = queues_[target]->ring();
+    ring.time_copies(burst_.timed, now_ns_);
+    for (MonitorQueue* other : scheduled_) {
+      other->stop_following(queue);
+      if (other->feeds(ring)) other->time_ring(now_ns_);
+    }
   }
   queues_[target].reset();
   own_[target].reset();
@@ -390,6 +397,7 @@ void Worker::post_crossing(const CrossingFrame& crossing) noexcept {
     originals_[*target.input_port].late_stale.add(1);
     return give_back(number, true);
   }
+  burst_.timed = {crossing.frame.address, crossing.timed_ns};
   const auto posted = sink_of(crossing.target).post({&crossing.frame, 1});
   if (posted.taken == 1) return;
   if (target.input_port) {
@@ -405,6 +413,9 @@ bool Worker::serve(Source& source) noexcept {
   burst_.size = 0;
   source.source.receive(burst_);
   if (burst_.size == 0) return false;
+  // When they arrived nobody says. They are timed from the beginning of this round on.
+  const bool timed = counters_.bursts.read() % VTAP_TIMED_EVERY == 0;
+  burst_.timed = {burst_.address[0], timed ? now_ns_ : 0};
   if (source.output) {
     const std::uint32_t taken =
         pipeline::Pipeline::forward(burst_, pool_, umem_, sink_of(*source.output));
@@ -463,6 +474,7 @@ void Worker::flush() noexcept {
     }
   }
   free_frames_.store(pool_.available(), std::memory_order_relaxed);
+  last_round_ns_.store(now_ns_, std::memory_order_relaxed);
   for (std::uint32_t peer = 0; peer < peers_.size(); ++peer) {
     // Frames that were taken over may wait there for long: nobody is woken for them.
     if (lent_[peer].frames == 0 || peer == spec_.index) continue;

@@ -134,6 +134,11 @@ class Worker final : public io::FrameReturn {
   [[nodiscard]] std::uint32_t free_frames() const noexcept {
     return free_frames_.load(std::memory_order_relaxed);
   }
+  /// When its last round began; CLOCK_MONOTONIC, ns. Not long ago, unless it hangs: no sleep is
+  /// longer than a tenth of a second.
+  [[nodiscard]] std::uint64_t last_round_ns() const noexcept {
+    return last_round_ns_.load(std::memory_order_relaxed);
+  }
   [[nodiscard]] const WorkerSpec& spec() const noexcept { return spec_; }
 
   // While no target is set up or removed.
@@ -247,6 +252,7 @@ class Worker final : public io::FrameReturn {
   std::array<OriginalCounters, VTAP_MAX_PORTS> originals_;
 
   std::atomic<std::uint32_t> free_frames_{0};
+  std::atomic<std::uint64_t> last_round_ns_{0};
   std::atomic<bool> sleeping_{false};
   std::atomic<bool> stop_{false};
   std::atomic<bool> has_tasks_{false};

@@ -254,7 +254,12 @@ enum { VTAP_CACHE_SLOTS = 4096 };
 enum {
   VTAP_DESC_CSUM_PARTIAL = 1 << 0, /* finish the checksum: csum_start and csum_offset are valid */
   VTAP_DESC_CSUM_UNKNOWN = 1 << 1, /* this kernel does not tell; look at the pseudo-header sum */
+  VTAP_DESC_TIMED = 1 << 2,        /* `time` is the clock's, CLOCK_MONOTONIC ns, when it was made */
 };
+
+/* Of the copies in a tee ring, the first and then each so many-th is VTAP_DESC_TIMED; power of two.
+ * The others may bear an older time, see struct vtap_cpu, maker. */
+enum { VTAP_TIMED_EVERY = 64 };
 
 enum {
   VTAP_NO_MAKER = 0,
@@ -355,9 +360,9 @@ struct vtap_cpu {
   __u8 pad2[VTAP_CACHE_LINE - 4];
   /* Who makes copies for one worker: VTAP_NO_MAKER, a CPU's number + 1, or VTAP_MANY_MAKERS. Only
    * the one of the worker's lead CPU counts. A CPU that finds itself here stands alone, and stamps
-   * with the time of its last copy; else it reads the clock (CLOCK_MONOTONIC, ns), and says so
-   * here. So stamps grow from copy to copy where one caused the other, and a sole maker needs no
-   * clock. */
+   * with the time of its last copy, but now and then (VTAP_TIMED_EVERY); else it reads the clock
+   * (CLOCK_MONOTONIC, ns), and says so here. So stamps grow from copy to copy where one caused the
+   * other, and a sole maker needs no clock. */
   __u32 maker;
   __u8 pad3[VTAP_CACHE_LINE - 4];
   struct vtap_port_counters port[VTAP_MAX_PORTS];

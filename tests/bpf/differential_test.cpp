@@ -119,7 +119,7 @@ class Differential : public BpfTest {
     for (const Copy& copy : copies) {
       EXPECT_EQ(copy.desc.port, kPort);
       EXPECT_EQ(copy.desc.generation, kGeneration);
-      EXPECT_EQ(copy.desc.flags & ~VTAP_DESC_CSUM_UNKNOWN, 0);
+      EXPECT_EQ(copy.desc.flags & ~(VTAP_DESC_CSUM_UNKNOWN | VTAP_DESC_TIMED), 0);
       EXPECT_EQ(copy.desc.len, frame.size());
       EXPECT_EQ(hex(copy.bytes), hex(frame));
     }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What cannot be copied is counted, under its own name, and the original does not notice.
+#include <time.h>
+
 #include <algorithm>
 #include <deque>
 
@@ -17,6 +19,14 @@ __sk_buff super_packet(std::uint32_t segments) {
   return skb;
 }
 
+/// The clock of bpf_ktime_get_ns(), ns.
+std::uint64_t monotonic_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
 class Ledger : public BpfTest, public testing::WithParamInterface<ProgramHook> {
  protected:
   /// A program of a tap with that policy.
@@ -28,6 +38,33 @@ class Ledger : public BpfTest, public testing::WithParamInterface<ProgramHook> {
 
 INSTANTIATE_TEST_SUITE_P(Hooks, Ledger, testing::Values(ProgramHook::xdp, ProgramHook::tc),
                          [](const auto& made) { return std::string(name_of(made.param)); });
+
+/// The first copy and then each VTAP_TIMED_EVERY-th has the clock's time, also of a CPU that makes
+/// copies alone and stamps the others by it; and no stamp is older than the one before.
+TEST_P(Ledger, SomeCopiesHaveTheTimeOfTheirMaking) {
+  constexpr std::uint32_t kCopies = 2 * VTAP_TIMED_EVERY + 2;
+  Tee tee(256);
+  Tap programs = tap(tee, one_policy());
+  tee.give(kCopies);
+  std::vector<std::uint64_t> before;
+  for (std::uint32_t i = 0; i < kCopies; ++i) {
+    before.push_back(monotonic_ns());
+    programs.run(udp_frame(60));
+  }
+  before.push_back(monotonic_ns());
+  const std::vector<Copy> copies = tee.take();
+  ASSERT_EQ(copies.size(), kCopies);
+  for (std::uint32_t i = 0; i < kCopies; ++i) {
+    const vtap_desc& desc = copies[i].desc;
+    ASSERT_EQ((desc.flags & VTAP_DESC_TIMED) != 0, i % VTAP_TIMED_EVERY == 0) << i;
+    if (i != 0) {
+      EXPECT_GE(desc.time, copies[i - 1].desc.time) << i;
+    }
+    if ((desc.flags & VTAP_DESC_TIMED) == 0) continue;
+    EXPECT_GE(desc.time, before[i]) << i;
+    EXPECT_LE(desc.time, before[i + 1]) << i;
+  }
+}
 
 TEST_P(Ledger, NoFreeFrame) {
   Tee tee;

@@ -127,6 +127,55 @@ TEST_F(XskSinkTest, WhatIsTakenBackNeverLeaves) {
   EXPECT_EQ(wire.home.strangers(), 0U);
 }
 
+std::uint64_t timed_copies(const io::XskSink& sink) {
+  std::uint64_t count = 0;
+  for (std::size_t i = 0; i <= pipeline::LatencyHistogram::kBounds.size(); ++i) {
+    count += sink.latency().read(i);
+  }
+  return count;
+}
+
+TEST_F(XskSinkTest, TheTimedFrameIsObservedWhenItWasSent) {
+  Wire wire;
+  pipeline::TimedFrame timed;
+  std::uint64_t now = 0;
+  wire.sink.time_copies(timed, now);
+  wire.post(0, 10);
+  timed = {wire.umem().start(pipeline::FrameNumber{99}), 1'000};
+  wire.post(10, 10);  // not among them
+  timed = {wire.umem().start(pipeline::FrameNumber{23}), 1'000};
+  wire.post(20, 10);
+  timed = {wire.umem().start(pipeline::FrameNumber{33}), 40'000};
+  wire.post(30, 10);  // one at a time
+  timed = {};
+  EXPECT_EQ(timed_copies(wire.sink), 0U);
+  now = 31'000;
+  ASSERT_TRUE(wire.all_home());
+  EXPECT_EQ(timed_copies(wire.sink), 1U);
+  EXPECT_EQ(wire.sink.latency().read(5), 1U) << "30 us: above 20, not above 50";
+  EXPECT_EQ(wire.sink.latency().sum_ns(), 30'000U);
+
+  timed = {wire.umem().start(pipeline::FrameNumber{41}), 50'000};
+  wire.post(40, 10);
+  now = 49'000;  // never below zero
+  ASSERT_TRUE(wire.all_home());
+  EXPECT_EQ(timed_copies(wire.sink), 2U);
+  EXPECT_EQ(wire.sink.latency().sum_ns(), 30'000U);
+}
+
+TEST_F(XskSinkTest, WhatIsTakenBackIsNotObserved) {
+  Wire wire;
+  pipeline::TimedFrame timed{wire.umem().start(pipeline::FrameNumber{3}), 1'000};
+  const std::uint64_t now = 2'000;
+  wire.sink.time_copies(timed, now);
+  wire.post(0, 10);
+  EXPECT_EQ(wire.sink.retract(), 10U);
+  timed = {};
+  wire.post(0, 10);
+  ASSERT_TRUE(wire.all_home());
+  EXPECT_EQ(timed_copies(wire.sink), 0U) << "frame 3 is another one now";
+}
+
 /// A queue of 100 frames before a ring of 16, and two policies, the second of them served first.
 class QueueTest : public NetnsTest {
  protected:
@@ -160,10 +209,13 @@ class QueueTest : public NetnsTest {
     wire_ = std::make_unique<Wire>(16);
     const pipeline::Scheduler::Spec spec{
         .classes = {{0, 1}, {7, 1}}, .rate = {}, .capacity = 100, .longest = 2048};
-    queue_ = std::make_unique<worker::MonitorQueue>(spec, wire_->sink, wire_->umem(), wire_->home);
+    queue_ = std::make_unique<worker::MonitorQueue>(spec, wire_->sink, wire_->umem(), wire_->home,
+                                                    timed_, now_);
   }
 
   std::unique_ptr<Wire> wire_;
+  pipeline::TimedFrame timed_;
+  std::uint64_t now_ = 0;
   std::unique_ptr<worker::MonitorQueue> queue_;
 };
 
@@ -194,6 +246,37 @@ TEST_F(QueueTest, GivesBackWhatGivesWayAndSendsTheRest) {
   EXPECT_EQ(home(0, 130), 130U);
   EXPECT_EQ(queue_->waiting(), 0U);
   EXPECT_TRUE(eventually([&] { return wire_->arrived() == 100; })) << wire_->arrived();
+}
+
+TEST_F(QueueTest, ATimedFrameIsTimedWhileItWaits) {
+  timed_ = {wire_->umem().start(pipeline::FrameNumber{39}), 1'000};
+  offer(0, 40, 0);
+  timed_ = {};  // as with the next burst
+  queue_->serve(1);
+  ASSERT_TRUE(eventually([&] {
+    wire_->sink.kick();
+    return wire_->sink.reclaim() != 0;
+  }));
+  EXPECT_EQ(timed_copies(wire_->sink), 0U) << "it still waits";
+  now_ = 7'001'000;
+  ASSERT_TRUE(all_sent(40));
+  EXPECT_EQ(timed_copies(wire_->sink), 1U);
+  EXPECT_EQ(wire_->sink.latency().sum_ns(), 7'000'000U);
+}
+
+TEST_F(QueueTest, ATimedFrameThatGivesWayIsNotObserved) {
+  timed_ = {wire_->umem().start(pipeline::FrameNumber{99}), 1'000};
+  offer(0, 100, 0);
+  timed_ = {};
+  offer(100, 1, 1);  // frame 99 gives way
+  EXPECT_EQ(home(99, 1), 1U);
+  timed_ = {wire_->umem().start(pipeline::FrameNumber{110}), 500};
+  offer(110, 1, 1);
+  timed_ = {};
+  now_ = 2'500;
+  ASSERT_TRUE(all_sent(100));
+  EXPECT_EQ(timed_copies(wire_->sink), 1U);
+  EXPECT_EQ(wire_->sink.latency().sum_ns(), 2'000U);
 }
 
 TEST_F(QueueTest, WithoutASocketItTakesNothingAndGivesUpWhatWaits) {

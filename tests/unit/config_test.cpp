@@ -200,7 +200,15 @@ INSTANTIATE_TEST_SUITE_P(
                 "so TLS is needed"},
         Refusal{"ApiAny6WithoutTls", broker("api = \"[::]:9470\"\napi_token_file = \"/t\""), 2, 7,
                 "so TLS is needed"},
-        Refusal{"Metrics", broker("metrics = \"127.0.0.1:9471\""), 2, 11, "metrics: not served"},
+        Refusal{"MetricsNoPort", broker("metrics = \"127.0.0.1\""), 2, 11, "no address with a port"},
+        Refusal{"MetricsName", broker("metrics = \"localhost:9471\""), 2, 11, "no address with a port"},
+        Refusal{"MetricsNoHost", broker("metrics = \":9471\""), 2, 11, "no address with a port"},
+        Refusal{"MetricsPortZero", broker("metrics = \"127.0.0.1:0\""), 2, 11, "1 to 65535"},
+        Refusal{"MetricsPortBig", broker("metrics = \"127.0.0.1:65536\""), 2, 11, "1 to 65535"},
+        Refusal{"MetricsPortSign", broker("metrics = \"127.0.0.1:+1\""), 2, 11, "1 to 65535"},
+        Refusal{"MetricsBare6", broker("metrics = \"::1:9471\""), 2, 11, "[::1]:9471"},
+        Refusal{"MetricsBrackets4", broker("metrics = \"[127.0.0.1]:1\""), 2, 11, "no address with a port"},
+        Refusal{"MetricsHalf", broker("metrics = \"[::1:9471\""), 2, 11, "no address with a port"},
         Refusal{"MetricsType", broker("metrics = 9471"), 2, 11, "expected a string"},
         Refusal{"LogType", broker("log = \"info\""), 2, 7, "a table"},
         Refusal{"LogLevel", broker("log = { level = \"verbose\" }"), 2, 17, "trace, debug, info"},
@@ -565,7 +573,7 @@ workers = [2, 3]
 umem    = { frames = 65536, frame_size = 4096 }
 poll    = "busy"
 control = "/tmp/npb1.sock"
-metrics = ""
+metrics = "[::1]:9471"
 log     = { level = "debug", format = "json" }
 
 [[tap]]
@@ -642,6 +650,16 @@ TEST(Config, TapsMonitorsAndPoliciesShareNoNames) {
   EXPECT_EQ(config.policies.size(), 1U);
 }
 
+TEST(Config, MetricsAreOffUnlessAnAddressIsGiven) {
+  const auto metrics_of = [](const std::string& lines) {
+    return good(join({"[broker]\n" + lines, kTap, kMonitor, kPolicy})).broker.metrics;
+  };
+  EXPECT_FALSE(metrics_of(""));
+  EXPECT_FALSE(metrics_of("metrics = \"\"\n"));
+  EXPECT_EQ(metrics_of("metrics = \"0.0.0.0:1\"\n"), (Endpoint{"0.0.0.0", 1}));
+  EXPECT_EQ(metrics_of("metrics = \"[2001:db8::1]:65535\"\n"), (Endpoint{"2001:db8::1", 65535}));
+}
+
 TEST(Config, FullBroker) {
   const auto config = good(kFull);
   EXPECT_EQ(config.file, "t.toml");
@@ -652,7 +670,7 @@ TEST(Config, FullBroker) {
   EXPECT_EQ(config.broker.frame_size, 4096U);
   EXPECT_EQ(config.broker.poll, Poll::busy);
   EXPECT_EQ(config.broker.control, "/tmp/npb1.sock");
-  EXPECT_EQ(config.broker.metrics, "");
+  EXPECT_EQ(config.broker.metrics, (Endpoint{"::1", 9471}));
   EXPECT_EQ(config.broker.log_level, LogLevel::debug);
   EXPECT_EQ(config.broker.log_format, LogFormat::json);
 }

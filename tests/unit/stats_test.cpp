@@ -47,8 +47,9 @@ Snapshot full_snapshot() {
   monitor.dropped = {{"ring_full", 32}};
   monitor.queues = {{2, "tx", true}};
   monitor.waiting_frames = 34;
+  monitor.latency = {35, 36, {{37, 38}, {39, 35}}};
   s.monitors = {monitor};
-  s.workers = {{1, 40, 41, 42, 0.25, 43, 44}};
+  s.workers = {{1, 40, 41, 42, 0.25, 43, 44, 0.5}};
   s.umem = {50, 51, 52};
   return s;
 }
@@ -70,9 +71,11 @@ TEST(StatsJson, HasTheKeysAndTheOrderOfTheDesign) {
       R"("metered":{"green_frames":27,"yellow_frames":28,"red_frames":29}}],)"
       R"("monitors":[{"name":"ids","state":"up","tx_frames":30,"tx_bytes":31,)"
       R"("dropped":{"ring_full":32,"queue_full":0,"down":0},"port":"eth3","arrived_frames":33,)"
-      R"("queues":[{"queue":2,"direction":"tx","zero_copy":true}],"waiting_frames":34}],)"
+      R"("queues":[{"queue":2,"direction":"tx","zero_copy":true}],"waiting_frames":34,)"
+      R"("latency":{"count":35,"sum_ns":36,"buckets":[{"le_ns":37,"count":38},)"
+      R"({"le_ns":39,"count":35}]}}],)"
       R"("workers":[{"cpu":1,"bursts":40,"frames":41,"wakeups":42,"idle_ratio":0.25,)"
-      R"("teed_bytes":43,"copied_bytes":44}],)"
+      R"("teed_bytes":43,"copied_bytes":44,"last_round_age_s":0.5}],)"
       R"("umem":{"frames":50,"frame_size":51,"free":52}})";
   EXPECT_EQ(to_json(full_snapshot()), expected);
 }

@@ -50,12 +50,35 @@ std::uint64_t read_mark(UmemView umem, FrameAddress address) {
 constexpr std::uint32_t kLender = 0;
 constexpr std::uint32_t kUser = 1;
 
+const pipeline::TimedFrame kNoneTimed;
+
+TEST(Crossing, TheTimedFrameTakesItsTimeAlong) {
+  Crossing crossing(2);
+  Lent lent;
+  const std::uint64_t now = 5;
+  pipeline::TimedFrame timed{FrameAddress{4096}, 3};
+  CrossingSink sink(crossing.forward(kLender, kUser), 0, lent, Crossing::kCapacity, now, timed,
+                    false);
+  const std::vector<TxDescriptor> frames = {
+      {FrameAddress{2048}, 60}, {FrameAddress{4096}, 60}, {FrameAddress{0}, 60}};
+  EXPECT_EQ(sink.post(frames).taken, 3U);
+  timed = {FrameAddress{2048}, 0};
+  EXPECT_EQ(sink.post(frames).taken, 3U);
+  std::vector<std::uint64_t> times;
+  crossing.forward(kLender, kUser).consume_all([&](const CrossingFrame& frame) {
+    times.push_back(frame.timed_ns);
+  });
+  EXPECT_EQ(times, (std::vector<std::uint64_t>{0, 3, 0, 0, 0, 0}));
+}
+
 TEST(Crossing, LendsNoMoreThanTheWayHomeHolds) {
   Crossing crossing(2);
   Lent lent;
   const std::uint64_t now = 5;
-  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, Crossing::kCapacity, now, true);
-  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, Crossing::kCapacity, now, false);
+  CrossingSink first(crossing.forward(kLender, kUser), 0, lent, Crossing::kCapacity, now,
+                     kNoneTimed, true);
+  CrossingSink second(crossing.forward(kLender, kUser), 1, lent, Crossing::kCapacity, now,
+                      kNoneTimed, false);
   const std::vector<TxDescriptor> many(3000, TxDescriptor{FrameAddress{4096}, 60});
   EXPECT_EQ(first.post(many).taken, 3000U);
   const auto posted = second.post(many);
@@ -87,7 +110,8 @@ TEST(Crossing, LendsMoreWhereFramesWait) {
   Crossing crossing(2, kWaiting);
   Lent lent;
   const std::uint64_t now = 5;
-  CrossingSink sink(crossing.forward(kLender, kUser), 0, lent, crossing.lendable(), now, false);
+  CrossingSink sink(crossing.forward(kLender, kUser), 0, lent, crossing.lendable(), now, kNoneTimed,
+                    false);
   const std::vector<TxDescriptor> many(2 * Crossing::kCapacity, TxDescriptor{{}, 60});
   const auto take_over = [&] {
     return crossing.forward(kLender, kUser).consume_all([](const CrossingFrame&) {});
@@ -136,9 +160,9 @@ class Lending : public testing::Test {
   void lend() {
     Random random(1);
     CrossingSink first(crossing_.forward(kLender, kUser), 0, lent_, crossing_.lendable(), now_,
-                       false);
+                       kNoneTimed, false);
     CrossingSink second(crossing_.forward(kLender, kUser), 1, lent_, crossing_.lendable(), now_,
-                        false);
+                        kNoneTimed, false);
     for (std::uint64_t mark = 1; mark <= kMarks;) {
       take_home();
       Burst burst;
@@ -252,7 +276,9 @@ class FakeProgram {
     write_mark(umem_, frame, mark);
     vtap_desc& desc = cpu_.desc_ring[cpu_.desc_prod % VTAP_RING_SLOTS];
     desc = {};
-    desc.time = copy_time();
+    const bool timed = cpu_.desc_prod % VTAP_TIMED_EVERY == 0;
+    desc.time = copy_time(timed);
+    if (timed) desc.flags = VTAP_DESC_TIMED;
     desc.frame = static_cast<std::uint32_t>(frame);
     desc.len = sizeof(mark);
     desc.port = kPort;
@@ -272,9 +298,12 @@ class FakeProgram {
   [[nodiscard]] std::uint64_t rings() const { return rings_; }
 
  private:
-  std::uint64_t copy_time() {
+  std::uint64_t copy_time(bool timed) {
     std::uint32_t found = __atomic_load_n(&lead_.maker, __ATOMIC_RELAXED);
-    if (found == number_ + 1) return cpu_.time;
+    if (found == number_ + 1) {
+      if (timed) cpu_.time = now_ns();
+      return cpu_.time;
+    }
     const bool alone = found == VTAP_NO_MAKER &&
                        __atomic_compare_exchange_n(&lead_.maker, &found, number_ + 1, false,
                                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
@@ -374,6 +403,33 @@ TEST_F(Tee, CopiesArriveInOrderAndTheirFramesAreReplaced) {
 }
 
 /// While its worker still wakes up: CPUs that have delivered nothing share half of the frames.
+/// The first copy, and then each VTAP_TIMED_EVERY-th: by the time of its making, also where one CPU
+/// makes them all, and its other stamps stand still.
+TEST_F(Tee, SomeCopiesAreTimed) {
+  io::TeeSource source(rings(1), umem_.view(), pool_, 1024);
+  std::vector<FakeProgram> programs = all_programs();
+  std::uint64_t last = 0;
+  for (std::uint32_t made = 0; made < 4 * VTAP_TIMED_EVERY; made += 16) {
+    const std::uint64_t before = now_ns();
+    for (std::uint64_t mark = 0; mark < 16; ++mark) ASSERT_TRUE(programs[0].copy(mark));
+    Burst burst;
+    source.receive(burst, now_ns());
+    ASSERT_EQ(burst.size, 16U);
+    if (made % VTAP_TIMED_EVERY != 0) {
+      EXPECT_EQ(burst.timed.since_ns, 0U) << made;
+    } else {
+      EXPECT_TRUE(burst.timed.is(burst.address[0])) << made;
+      EXPECT_FALSE(burst.timed.is(burst.address[1]));
+      EXPECT_GE(burst.timed.since_ns, before);
+      EXPECT_LE(burst.timed.since_ns, now_ns());
+      EXPECT_GT(burst.timed.since_ns, last);
+      last = burst.timed.since_ns;
+    }
+    for (std::uint32_t i = 0; i < burst.size; ++i)
+      pool_.release(umem_.view().number(burst.address[i]));
+  }
+}
+
 TEST_F(Tee, AFirstBurstFindsFrames) {
   constexpr std::uint32_t kBudget = 8192;
   const io::TeeSource source(rings(2), umem_.view(), pool_, kBudget);
