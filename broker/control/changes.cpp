@@ -28,7 +28,7 @@ std::string quoted(const std::string& name) {
 /// The tables of one kind, in file order.
 Json tables_of(const std::string& text, config::Section section) {
   auto parsed = config::to_json(text);
-  if (!parsed) throw refusal(parsed.error());
+  if (!parsed) throw refusal(500, "the running config: " + parsed.error().message);
   const auto found = parsed->find(config::name_of(section));
   return found != parsed->end() && found->is_array() ? *found : Json::array();
 }

@@ -546,22 +546,20 @@ class ControlTcp : public Control {
     return fd;
   }
 
-  std::string token_ = temporary("token"), cert_ = temporary("cert.pem"),
-              key_ = temporary("key.pem");
+  const std::string files_ = temporary_directory();  // before those in it
+  const std::string token_ = files_ + "/token", cert_ = files_ + "/cert.pem",
+                    key_ = files_ + "/key.pem";
 
  private:
-  std::string temporary(const std::string& name) {
-    if (files_.empty()) {
-      files_ = (std::filesystem::temp_directory_path() / "vtap-control-files.XXXXXX").string();
-      EXPECT_NE(::mkdtemp(files_.data()), nullptr);
-    }
-    return files_ + '/' + name;
+  static std::string temporary_directory() {
+    auto pattern = (std::filesystem::temp_directory_path() / "vtap-control-files.XXXXXX").string();
+    EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
+    return pattern;
   }
   void TearDown() override {
     Control::TearDown();
     std::filesystem::remove_all(files_);
   }
-  std::string files_;
 };
 
 TEST_F(ControlTcp, ServesWhoShowsTheToken) {
