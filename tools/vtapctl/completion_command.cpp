@@ -53,9 +53,9 @@ _vtapctl() {
       _files
       return
     fi
-    [[ -n $line ]] && candidates+=("${${line//:/\\:}/$'\t'/:}")
+    [[ -n $line ]] && candidates+=(${${line//:/\\:}/$'\t'/:})
   done
-  (( ${#candidates} )) && _describe -o vtapctl candidates
+  (( ${#candidates} )) && _describe vtapctl candidates
 }
 if [[ $funcstack[1] == _vtapctl ]]; then
   _vtapctl "$@"
