@@ -27,6 +27,13 @@ std::string remove_uppers(const PortFacts& port) {
   return text;
 }
 
+std::string remove_route(const PortFacts& port) {
+  const std::string what = "route del default dev " + port.name;
+  std::string text = port.default_route.ipv4 ? "ip " + what : "";
+  if (port.default_route.ipv6) text += (text.empty() ? "" : "; ") + ("ip -6 " + what);
+  return text + "    # or choose another port";
+}
+
 std::string remove_xdp(const PortFacts& port) {
   for (const host::ForeignProgram& program : port.foreign) {
     if (program.where == host::ForeignProgram::Where::xdp) return program.remove;
@@ -50,7 +57,7 @@ std::string fix_of(const Facts& facts, const engine::Problem& problem) {
   }
   if (problem.id == "default-route") {
     return port->is_monitor()
-               ? "ip route del default dev " + port->name + "    # or choose another port"
+               ? remove_route(*port)
                : in_config(facts, "allow_management = true", "[[tap]] (" + port->owner + ")");
   }
   return {};

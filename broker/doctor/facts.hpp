@@ -73,8 +73,9 @@ struct PortFacts {
   std::optional<host::FarEnd> far_end;
   std::optional<host::Rings> rings;
   std::vector<host::ForeignProgram> foreign;
-  std::vector<std::string> uppers;  ///< devices on top of it
-  std::string master;               ///< name of its master
+  std::vector<std::string> uppers;     ///< devices on top of it
+  std::string master;                  ///< name of its master
+  host::DefaultRoute default_route{};  ///< by which families, if it carries one
   bool global_ipv6 = false;
   bool ipv6_on = false;
 

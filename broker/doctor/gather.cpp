@@ -39,6 +39,7 @@ class Gatherer {
       facts_.attempt.problems.push_back({{}, "machine", "machine", attempt.error().message});
     }
     if (auto links = host::links()) links_ = std::move(*links);
+    if (auto routes = host::default_route_links()) routes_ = std::move(*routes);
     for (std::size_t i = 0; i < facts_.config.taps.size(); ++i) add_tap(i);
     for (std::size_t i = 0; i < facts_.config.monitors.size(); ++i) add_monitor(i);
     const auto& cpus = running_ != nullptr && !running_->worker_cpus.empty()
@@ -126,6 +127,9 @@ class Gatherer {
     if (auto foreign = host::foreign_programs(link)) port.foreign = std::move(*foreign);
     port.far_end = host::far_end(link);
     port.rings = host::ring_sizes(port.name);
+    for (const host::DefaultRoute& route : routes_) {
+      if (route.ifindex == link.ifindex) port.default_route = route;
+    }
     for (const host::Link& other : links_) {
       if (other.lower == link.ifindex) port.uppers.push_back(other.name);
       if (other.ifindex == link.master) port.master = other.name;
@@ -141,6 +145,7 @@ class Gatherer {
   Result<host::StateDir> state_;
   Facts facts_;
   std::vector<host::Link> links_;
+  std::vector<host::DefaultRoute> routes_;
 };
 
 }  // namespace

@@ -244,19 +244,22 @@ std::optional<std::uint64_t> xdp_features(int ifindex) {
 }
 
 Result<std::vector<DefaultRoute>> default_route_links() {
-  std::vector<int> indexes;
-  for (const std::uint8_t family : {std::uint8_t{AF_INET}, std::uint8_t{AF_INET6}}) {
-    if (Result<void> added = add_default_routes(indexes, family); !added) return added.error();
-  }
+  std::vector<int> ipv4;
+  std::vector<int> ipv6;
+  if (Result<void> added = add_default_routes(ipv4, AF_INET); !added) return added.error();
+  if (Result<void> added = add_default_routes(ipv6, AF_INET6); !added) return added.error();
   std::vector<DefaultRoute> routes;
-  if (indexes.empty()) return routes;
+  if (ipv4.empty() && ipv6.empty()) return routes;
   const Result<std::vector<Message>> messages = dump_links();
   if (!messages) return messages.error();
   for (const Message& message : messages.value()) {
     const LinkMessage link = view(message);
-    if (std::find(indexes.begin(), indexes.end(), link.info.ifi_index) != indexes.end()) {
-      routes.push_back({link.info.ifi_index, link.attributes.text(IFLA_IFNAME)});
-    }
+    const auto among = [&](const std::vector<int>& indexes) {
+      return std::find(indexes.begin(), indexes.end(), link.info.ifi_index) != indexes.end();
+    };
+    if (!among(ipv4) && !among(ipv6)) continue;
+    routes.push_back(
+        {link.info.ifi_index, link.attributes.text(IFLA_IFNAME), among(ipv4), among(ipv6)});
   }
   return routes;
 }

@@ -89,6 +89,7 @@ std::optional<std::uint64_t> xdp_features(int ifindex);
 struct DefaultRoute {
   int ifindex = 0;
   std::string name;
+  bool ipv4 = false, ipv6 = false;  ///< of which family
 };
 /// Devices of the IPv4 and IPv6 default routes, each once.
 Result<std::vector<DefaultRoute>> default_route_links();

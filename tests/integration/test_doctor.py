@@ -154,6 +154,16 @@ def test_default_route_at_a_monitor_and_at_a_tap() -> None:
         assert not serious(doctor(lab, one))
 
 
+def test_default_route_of_ipv6() -> None:
+    with Lab() as lab, configured(lab, simple_config()) as one:
+        lab.port("m0").address("fd00::5/64")
+        lab.tap_ns.ip("route add default via fd00::6 dev m0")
+        finding = only(doctor(lab, one), "default-route", "m0")
+        assert finding["fix"].startswith("ip -6 route del default dev m0 ")
+        paste(lab, finding)
+        assert {each["id"] for each in serious(doctor(lab, one))} == {"ipv6"}
+
+
 def test_broker_starts_when_errors_are_mended() -> None:
     """What the doctor calls an error is what the broker refuses, and the other way round."""
     with Lab() as lab:
