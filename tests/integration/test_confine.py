@@ -34,6 +34,7 @@ READ, OPEN, MMAP, MPROTECT, IOCTL, GETPID, SOCKET, CLONE, EXECVE, KILL = \
     0, 2, 9, 10, 16, 39, 41, 56, 59, 62
 CHMOD, PTRACE, SETUID, MOUNT, SETNS, UNSHARE = 90, 101, 105, 165, 308, 272
 INIT_MODULE, PROCESS_VM_WRITEV, BPF, CAPSET, OPENAT, UNLINK = 175, 311, 321, 126, 257, 87
+SENDMSG = 46
 IO_URING_SETUP, CLONE3, PIDFD_GETFD, KEXEC_LOAD = 425, 435, 438, 246
 
 BPF_MAP_CREATE, BPF_MAP_UPDATE, BPF_PROG_LOAD, BPF_PROG_DETACH = 0, 2, 5, 9
@@ -60,6 +61,7 @@ def forbidden() -> dict[str, inject.Call]:
         "packet socket": (SOCKET, (AF_PACKET, SOCK_RAW, 0)),
         "XDP socket": (SOCKET, (AF_XDP, SOCK_RAW, 0)),
         "firewall socket": (SOCKET, (AF_NETLINK, SOCK_RAW, 12)),
+        "pass a descriptor on": (SENDMSG, (0, bytes(56), 0)),
         "device setting": (IOCTL, (0, 0x8946, 0)),
         "make a map": (BPF, (BPF_MAP_CREATE, inject.bpf_map_attributes(), 120)),
         "change a map": (BPF, (BPF_MAP_UPDATE, bytes(120), 120)),
@@ -121,7 +123,7 @@ def another_user() -> Iterator[None]:
 
 def holdings(running: Broker) -> dict[str, set[tuple[str, ...]]]:
     """By kind of thread: permitted, effective, inheritable, ambient, bounding; and the rest."""
-    fields = ("CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd", "NoNewPrivs", "Seccomp")
+    fields = ("CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd", "NoNewPrivs", "Seccomp_filters")
     found: dict[str, set[tuple[str, ...]]] = {}
     for name, ids in inject.threads(running.pid).items():
         for thread in ids:
@@ -136,8 +138,8 @@ def users(running: Broker) -> set[str]:
             for field in ("Uid", "Gid")}
 
 
-def confined(permitted: str) -> set[tuple[str, ...]]:
-    return {(permitted, permitted, NOTHING, NOTHING, NOTHING, "1", "2")}
+def confined(permitted: str, filters: int) -> set[tuple[str, ...]]:
+    return {(permitted, permitted, NOTHING, NOTHING, NOTHING, "1", str(filters))}
 
 
 def copies_flow(lab: Lab, running: Broker) -> None:
@@ -161,8 +163,9 @@ def test_threads_hold_what_they_need(capture: str) -> None:
                 held = holdings(running)
             for what, delivery in traffic.deliveries:
                 delivery.assert_complete(what)
-            assert held == {MAIN: confined(FIVE), OPENER: confined(SYS_ADMIN),
-                            WORKER: confined(NOTHING), SERVER: confined(NOTHING)}
+            # Workers and servers have the control thread's filter, and their own.
+            assert held == {MAIN: confined(FIVE, 1), OPENER: confined(SYS_ADMIN, 1),
+                            WORKER: confined(NOTHING, 2), SERVER: confined(NOTHING, 2)}
             copies_flow(lab, running)
 
 
@@ -183,8 +186,8 @@ def test_runs_as_another_user(lab: Lab, another_user: None, tmp_path: Path, how:
     with running:
         assert users(running) == {"\t".join([str(user.pw_uid)] * 4),
                                   "\t".join([str(user.pw_gid)] * 4)}
-        assert holdings(running)[WORKER] == confined(NOTHING)
-        assert holdings(running)[MAIN] == confined(FIVE)
+        assert holdings(running)[WORKER] == confined(NOTHING, 2)
+        assert holdings(running)[MAIN] == confined(FIVE, 1)
         copies_flow(lab, running)
         lab.port("m0").down()
         assert eventually(lambda: running.stats()["monitors"][0]["state"] == "down")
