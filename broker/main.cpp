@@ -313,8 +313,7 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   auto handlers = handlers_of(controller, *requests);
   handlers.at_thread_start = confined->starts(confine::Role::server);
   const auto metrics_text = handlers.metrics_text;
-  auto control =
-      control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
+  auto control = control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
   }

@@ -79,8 +79,7 @@ Result<std::uint32_t> Controller::replace(Loaded loaded) {
   return ++generation_;
 }
 
-Result<std::uint32_t> Controller::apply(const std::string& text, std::uint32_t base,
-                                        bool persist) {
+Result<std::uint32_t> Controller::apply(const std::string& text, std::uint32_t base, bool persist) {
   if (base != generation_) {
     return Error{"the config has changed meanwhile: generation " + std::to_string(generation_) +
                      " runs, not " + std::to_string(base) + "; read it again",
@@ -91,8 +90,9 @@ Result<std::uint32_t> Controller::apply(const std::string& text, std::uint32_t b
     auto there = config::read(file_);
     if (!there) return there.error();
     if (*there != file_text_) {
-      return Error{file_ + " has changed since it was loaded; reload first, or the changes there "
-                           "would be lost",
+      return Error{file_ +
+                       " has changed since it was loaded; reload first, or the changes there "
+                       "would be lost",
                    ErrorKind::conflict};
     }
     auto written = FileDraft::write(file_, text);
@@ -109,8 +109,8 @@ Result<std::uint32_t> Controller::apply(const std::string& text, std::uint32_t b
   spdlog::info("changed through the API: generation {}", *done);
   if (!draft) return done;
   if (auto kept = draft->commit(); !kept) {
-    return Error{"generation " + std::to_string(*done) + " runs, but is not in the file: " +
-                     kept.error().message,
+    return Error{"generation " + std::to_string(*done) +
+                     " runs, but is not in the file: " + kept.error().message,
                  kept.error().kind};
   }
   const std::lock_guard lock(mutex_);

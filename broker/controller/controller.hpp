@@ -51,7 +51,7 @@ class Controller {
   /// How loads went, for metrics.
   struct Loads {
     bool last_ok = true;
-    double last_good_s = 0;  ///< UNIX time of the last one that did
+    double last_good_s = 0;               ///< UNIX time of the last one that did
     std::uint64_t good = 0, refused = 0;  ///< reloads
   };
   [[nodiscard]] Loads loads() const;

@@ -89,9 +89,8 @@ std::string Controller::status_json(const std::string& version) const {
   out["uptime_s"] = snapshot.uptime_s;
   {
     const std::lock_guard lock(mutex_);
-    out["config"] = {{"file", file_},
-                     {"loaded_at", time_text(loaded_at_)},
-                     {"persisted", text_ == file_text_}};
+    out["config"] = {
+        {"file", file_}, {"loaded_at", time_text(loaded_at_)}, {"persisted", text_ == file_text_}};
     if (last_reload_) {
       out["last_reload"] = {{"ok", last_reload_->ok}, {"at", time_text(last_reload_->at)}};
       if (!last_reload_->ok) out["last_reload"]["error"] = last_reload_->error;

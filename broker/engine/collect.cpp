@@ -298,8 +298,8 @@ stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
   out.name = port.name();
   out.port = port.port();
   out.state = port.up() ? "up" : "down";
-  out.tx_frames = minus(totals.sent_frames + totals.cloned_frames,
-                        sum_of(totals.lost_frames) + totals.device);
+  out.tx_frames =
+      minus(totals.sent_frames + totals.cloned_frames, sum_of(totals.lost_frames) + totals.device);
   out.tx_bytes = minus(totals.sent_bytes + totals.cloned_bytes, sum_of(totals.lost_bytes));
   if (port.queue) {
     out.waiting_frames = port.owners().front()->queue(port.queue->target)->last_waiting();
@@ -405,7 +405,8 @@ stats::Snapshot Engine::snapshot() const {
   out.name = broker_.name;
   out.generation = now_->number();
   out.uptime_s = static_cast<double>(worker::monotonic_ns() - epoch_ns_) / 1e9;
-  for (std::uint32_t i = 0; i < now_->config().taps.size(); ++i) out.taps.push_back(tap_snapshot(i));
+  for (std::uint32_t i = 0; i < now_->config().taps.size(); ++i)
+    out.taps.push_back(tap_snapshot(i));
   for (std::uint32_t i = 0; i < now_->config().policies.size(); ++i) {
     out.policies.push_back(policy_snapshot(i));
   }
@@ -413,9 +414,7 @@ stats::Snapshot Engine::snapshot() const {
     out.monitors.push_back(monitor_snapshot(i));
   }
   out.workers = worker_snapshots();
-  out.umem = {.frames = broker_.frames,
-              .frame_size = broker_.frame_size,
-              .free = 0};
+  out.umem = {.frames = broker_.frames, .frame_size = broker_.frame_size, .free = 0};
   for (const auto& worker : workers_) out.umem.free += worker->free_frames();
   return out;
 }

@@ -40,7 +40,7 @@ class Engine {
       std::function<void()> at_worker_start = [] {});
   ~Engine();
 
-  /// From one plan to another; each packet has one of them (docs/decisions/0022). `plan.generation`
+  /// From one plan to another; each packet has one of them (docs/decisions/0023). `plan.generation`
   /// is a new one. On an error the plan that ran goes on, and nothing has changed; error kind
   /// usage: it asks for what only a restart can do. Takes as long as the broker holds copies of
   /// the old plan, a second or two at most.
@@ -88,8 +88,8 @@ class Engine {
     std::vector<TapPort*> staying;                ///< null: a new one
     std::vector<std::unique_ptr<TapPort>> ports;  ///< null: stays, or is opened at the last moment
     std::vector<MonitorPort*> monitors;           ///< null: opened at the last moment
-    std::vector<std::unique_ptr<MonitorPort>> new_monitors;        ///< null: stays
-    std::vector<std::optional<MonitorPort::Queue>> new_queues;     ///< by monitor
+    std::vector<std::unique_ptr<MonitorPort>> new_monitors;     ///< null: stays
+    std::vector<std::optional<MonitorPort::Queue>> new_queues;  ///< by monitor
     std::vector<std::unique_ptr<TapPort>> gone;
     std::vector<std::unique_ptr<MonitorPort>> gone_monitors;
   };
@@ -136,8 +136,7 @@ class Engine {
   Result<void> open_tap(Transition& transition, std::uint32_t tap);
   Result<void> take_up(const std::vector<TapPort*>& tap, const Shares& shares);
   Result<void> open_sockets(TapPort& port, const Shares& shares);
-  Result<void> connect_sockets(TapPort& port, const std::vector<TapPort*>& tap,
-                               const Shares& shares);
+  Result<void> connect_sockets(TapPort& port, const std::vector<TapPort*>& tap);
   Result<std::unique_ptr<MonitorPort>> open_monitor(Transition& transition, std::uint32_t monitor,
                                                     bool must);
   void close_monitor(MonitorPort& monitor);

@@ -40,9 +40,8 @@ Result<std::unique_ptr<Generation>> Generation::load(plan::Plan plan, Resolved r
   auto clones = io::CloneMaps::load(plan.config, plan.tables, resolved.fan, taps_of_ports(plan));
   if (!clones) return clones.error();
   if (before != nullptr) clones->go_on_from(before->clones, before->config(), plan.config);
-  std::unique_ptr<Generation> loaded(new Generation(std::move(plan), std::move(resolved),
-                                                    std::move(*classes), std::move(*clones),
-                                                    before));
+  std::unique_ptr<Generation> loaded(new Generation(
+      std::move(plan), std::move(resolved), std::move(*classes), std::move(*clones), before));
   if (auto done = loaded->open_leg(memory); !done) return done.error();
   return loaded;
 }

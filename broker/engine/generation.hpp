@@ -16,7 +16,7 @@
 namespace vtap::engine {
 
 /// One plan while it runs: what the kernel and the workers have of it. During a reload there are
-/// two, and each packet belongs to one (docs/decisions/0022).
+/// two, and each packet belongs to one (docs/decisions/0023).
 struct Generation {
   /// Fills the kernel's tables; nothing uses them yet. `plan.port_numbers` is set. `before`: the
   /// one that runs; what policies that stay remember goes on.

@@ -8,7 +8,7 @@
 #include <map>
 #include <string>
 
-/// Counters as they go on from plan to plan, by names (docs/decisions/0022).
+/// Counters as they go on from plan to plan, by names (docs/decisions/0023).
 namespace vtap::engine {
 
 struct PairTotals {
@@ -31,12 +31,12 @@ struct PolicyTotals {
 
 struct MonitorTotals {
   std::uint64_t ring_full = 0, queue_full = 0, down = 0;  ///< dropped by the broker
-  std::uint64_t sent_frames = 0, sent_bytes = 0;          ///< by the broker, as the kernel completed
-  std::uint64_t cloned_frames = 0, cloned_bytes = 0;      ///< by the kernel, before what was lost
+  std::uint64_t sent_frames = 0, sent_bytes = 0;      ///< by the broker, as the kernel completed
+  std::uint64_t cloned_frames = 0, cloned_bytes = 0;  ///< by the kernel, before what was lost
   std::array<std::uint64_t, VTAP_LOST_REASONS> lost_frames{}, lost_bytes{};  ///< of cloned
-  std::uint64_t device = 0;                               ///< lost behind both
-  bool in_kernel = false;                                 ///< the kernel serves it, or has
-  std::uint64_t removed_frames = 0, removed_bytes = 0;    ///< sent by policies that are gone
+  std::uint64_t device = 0;                                                  ///< lost behind both
+  bool in_kernel = false;                               ///< the kernel serves it, or has
+  std::uint64_t removed_frames = 0, removed_bytes = 0;  ///< sent by policies that are gone
   MonitorTotals& operator+=(const MonitorTotals& other) noexcept;
 };
 

@@ -140,11 +140,8 @@ Result<void> MonitorPort::claim(const host::Link& link) {
 Result<void> MonitorPort::open_sockets() {
   std::vector<std::unique_ptr<io::XskSocket>> opened;
   for (std::uint32_t number = 0; number < owners_.size(); ++number) {
-    auto socket = io::XskSocket::open({.port = identity_.port,
-                                       .queue = number,
-                                       .tx_size = kRing,
-                                       .marks_copies = true},
-                                      umem_);
+    auto socket = io::XskSocket::open(
+        {.port = identity_.port, .queue = number, .tx_size = kRing, .marks_copies = true}, umem_);
     if (!socket) return socket.error();
     spdlog::info("monitor port {} queue {}: tx {}", identity_.port, number,
                  (*socket)->zero_copy() ? "zero-copy" : "copy");

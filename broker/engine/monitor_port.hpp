@@ -30,8 +30,8 @@ class MonitorPort {
   };
   /// Who makes copies for it.
   struct Makers {
-    bool broker = false;         ///< workers: it needs sockets
-    bool at_tc = false;          ///< the kernel, at TC
+    bool broker = false;                 ///< workers: it needs sockets
+    bool at_tc = false;                  ///< the kernel, at TC
     std::vector<io::CloneMaps*> kernel;  ///< by which the tap programs find its port
     std::vector<std::uint32_t> index;    ///< of the monitor in each of them
   };

@@ -14,8 +14,9 @@ constexpr std::uint32_t kLargestRing = 4096;  ///< descriptors of a TX ring
 Result<std::uint32_t> Engine::new_target() {
   const auto free = std::ranges::find(targets_used_, false);
   if (free == targets_used_.end()) {
-    return Error{"the broker has no room for another monitor while copies for those of plans "
-                 "before still wait; try again in a moment"};
+    return Error{
+        "the broker has no room for another monitor while copies for those of plans "
+        "before still wait; try again in a moment"};
   }
   *free = true;
   return static_cast<std::uint32_t>(free - targets_used_.begin());
@@ -30,8 +31,8 @@ void Engine::free_target(std::uint32_t target) {
 
 /// Null: it could not be taken up.
 const TapPort* Engine::port_numbered(std::uint8_t number) const {
-  const auto found = std::ranges::find_if(
-      taps_, [&](const auto& port) { return port->place().index == number; });
+  const auto found =
+      std::ranges::find_if(taps_, [&](const auto& port) { return port->place().index == number; });
   return found == taps_.end() ? nullptr : found->get();
 }
 
@@ -54,7 +55,7 @@ Result<void> Engine::take_up(const std::vector<TapPort*>& tap, const Shares& sha
     if (auto done = open_sockets(*port, shares); !done) return done;
   }
   for (TapPort* port : tap) {
-    if (auto done = connect_sockets(*port, tap, shares); !done) return done;
+    if (auto done = connect_sockets(*port, tap); !done) return done;
   }
   for (TapPort* port : tap) {
     if (auto done = port->attach(); !done) return done;
@@ -89,11 +90,9 @@ Result<void> Engine::open_sockets(TapPort& port, const Shares& shares) {
   }
   const std::uint32_t tx_ring = port.exit_target ? ring_size(shares.target, kLargestRing) : 0;
   for (std::uint32_t queue = 0; queue < queues; ++queue) {
-    auto socket = io::XskSocket::open({.port = port.link().name,
-                                       .queue = queue,
-                                       .rx_size = shares.rx_ring,
-                                       .tx_size = tx_ring},
-                                      memory_.umem());
+    auto socket = io::XskSocket::open(
+        {.port = port.link().name, .queue = queue, .rx_size = shares.rx_ring, .tx_size = tx_ring},
+        memory_.umem());
     if (!socket) return socket.error();
     spdlog::info("tap port {} queue {}: {} {}", port.link().name, queue,
                  port.exit_target ? "rx+tx" : "rx", (*socket)->zero_copy() ? "zero-copy" : "copy");
@@ -116,9 +115,7 @@ Result<void> Engine::open_sockets(TapPort& port, const Shares& shares) {
 }
 
 /// To the workers, once both ports of a pair have their sockets.
-Result<void> Engine::connect_sockets(TapPort& port, const std::vector<TapPort*>& tap,
-                                     const Shares& shares) {
-  static_cast<void>(shares);
+Result<void> Engine::connect_sockets(TapPort& port, const std::vector<TapPort*>& tap) {
   std::optional<std::uint32_t> output;
   for (const TapPort* other : tap) {
     if (port.place().output && other->place().index == port.place().output_index) {
@@ -126,12 +123,12 @@ Result<void> Engine::connect_sockets(TapPort& port, const std::vector<TapPort*>&
     }
   }
   for (std::uint32_t queue = 0; queue < port.sockets.size(); ++queue) {
-    Result<void> added;
-    on_worker(queue % static_cast<std::uint32_t>(workers_.size()), [&](worker::Worker& worker) {
-      added = worker.add_source(*port.sockets[queue], port.place().index, output,
-                                port.programs().heartbeat(queue));
+    const std::uint32_t number = queue % static_cast<std::uint32_t>(workers_.size());
+    if (auto done = workers_[number]->watch(port.sockets[queue]->fd()); !done) return done;
+    on_worker(number, [&](worker::Worker& worker) {
+      worker.add_source(*port.sockets[queue], port.place().index, output,
+                        port.programs().heartbeat(queue));
     });
-    if (!added) return added;
   }
   return {};
 }
@@ -255,8 +252,8 @@ void Engine::retake(std::uint32_t tap, const std::vector<host::Link>& links) {
   how.links = now;
   if (pair) {
     const std::uint8_t other = taps_[lost.front()]->place().output_index;
-    const auto found = std::ranges::find_if(
-        taps_, [&](const auto& port) { return port->place().index == other; });
+    const auto found =
+        std::ranges::find_if(taps_, [&](const auto& port) { return port->place().index == other; });
     if (found == taps_.end()) return;
     lost = {lost.front(), static_cast<std::size_t>(found - taps_.begin())};
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From one plan to the next (docs/decisions/0022).
+// From one plan to the next (docs/decisions/0023).
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -53,8 +53,9 @@ Result<void> check_kept(const config::Broker& now, const config::Broker& next) {
   check(now.api == next.api, "api, api_token_file, api_cert, api_key");
   check(now.log_format == next.log_format, "log.format");
   if (keys.empty()) return {};
-  return Error{"[broker] " + keys + ": a reload cannot change this; restart the broker, or set it back",
-               ErrorKind::usage};
+  return Error{
+      "[broker] " + keys + ": a reload cannot change this; restart the broker, or set it back",
+      ErrorKind::usage};
 }
 
 }  // namespace
@@ -84,8 +85,8 @@ Result<void> Engine::number_ports(plan::Plan& plan) const {
   for (const auto& port : taps_) used[port->place().index] = true;
   for (const config::Tap& tap : plan.config.taps) {
     for (const std::string& name : tap.ports) {
-      const auto known = std::ranges::find_if(
-          taps_, [&](const auto& port) { return port->link().name == name; });
+      const auto known =
+          std::ranges::find_if(taps_, [&](const auto& port) { return port->link().name == name; });
       if (known != taps_.end()) {
         plan.port_numbers.push_back((*known)->place().index);
         continue;
@@ -276,8 +277,8 @@ void Engine::undo(Transition& transition) {
       close_monitor(*monitor);
       continue;
     }
-    const auto now = std::ranges::find_if(
-        monitors_, [&](const auto& known) { return known.get() == monitor; });
+    const auto now =
+        std::ranges::find_if(monitors_, [&](const auto& known) { return known.get() == monitor; });
     monitor->serve_only(makers_of(*now_, static_cast<std::uint32_t>(now - monitors_.begin())));
   }
   for (TapPort* port : transition.staying) {
@@ -335,9 +336,9 @@ void Engine::let_go(Transition& transition) {
   std::erase(taps_, nullptr);
   for (auto& port : transition.gone) {
     const std::string& name = port->link().name;
-    const bool becomes_monitor = std::ranges::any_of(
-        transition.next->config().monitors,
-        [&](const config::Monitor& monitor) { return monitor.port == name; });
+    const bool becomes_monitor =
+        std::ranges::any_of(transition.next->config().monitors,
+                            [&](const config::Monitor& monitor) { return monitor.port == name; });
     if (becomes_monitor || (!wanted(name) && port->mode() != config::Mode::inline_pair)) {
       restore(*port, port->host_port());
     } else if (!wanted(name)) {
@@ -456,9 +457,8 @@ void Engine::adopt(Transition& transition) {
   }
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     next.pipelines.push_back(workers_[i]->make_pipeline(next.shared, next.targets));
-    on_worker(i, [&](worker::Worker& worker) {
-      worker.adopt(next.number(), *next.pipelines.back());
-    });
+    on_worker(i,
+              [&](worker::Worker& worker) { worker.adopt(next.number(), *next.pipelines.back()); });
   }
 }
 
@@ -620,7 +620,8 @@ void Engine::drain_before() {
   if (!drained) spdlog::warn("copies of the plan before are late; they are judged by the new one");
 }
 
-/// Takes queues away whose plan is gone: when they are empty; those of `forced`, a monitor, at once.
+/// Takes queues away whose plan is gone: when they are empty; those of `forced`, a monitor, at
+/// once.
 void Engine::sweep(const std::string* forced) {
   std::vector<Leftover> rest;
   for (const Leftover& leftover : leftovers_) {

@@ -143,7 +143,8 @@ bool TapPort::fits(const Generation& plan, const Place& place, const host::Link&
   const std::size_t stations = (how.ingress ? 1U : 0U) + (how.egress ? 1U : 0U);
   return is_open() && link.ifindex == link_.ifindex && stations == stations_.size() &&
          plan.config().taps[place.tap].mode == mode_ && output(place) == output(place_) &&
-         place.output_index == place_.output_index && redirects(how.capture) == redirects(capture_) &&
+         place.output_index == place_.output_index &&
+         redirects(how.capture) == redirects(capture_) &&
          has(host::Direction::ingress, how.hook) == how.ingress &&
          has(host::Direction::egress, host::Hook::tc) == how.egress &&
          goes_by_stack(how, place, link) == wire_.has_value() &&
@@ -154,8 +155,8 @@ Result<void> TapPort::prepare(const Generation& plan, const Place& place,
                               const io::TeeMemory& memory) {
   for (Station& station : stations_) {
     const ProgramSpec spec = program_of(plan, place, station.hook, wire_.has_value());
-    auto done = station.programs.prepare(spec.config, memory, plan.classes, plan.clones,
-                                         spec.filters);
+    auto done =
+        station.programs.prepare(spec.config, memory, plan.classes, plan.clones, spec.filters);
     if (!done) return done;
   }
   next_place_ = place;

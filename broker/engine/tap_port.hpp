@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "config/config.hpp"
+#include "engine/generation.hpp"
 #include "engine/resolve.hpp"
 #include "host/port.hpp"
 #include "io/programs.hpp"
 #include "io/xsk.hpp"
-#include "engine/generation.hpp"
 
 namespace vtap::engine {
 
@@ -32,22 +32,20 @@ class TapPort {
   };
 
   /// Claims and prepares the port, and loads its programs. Nothing is attached.
-  static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state,
-                                               const Generation& plan, const Place& place,
-                                               const host::Link& link,
+  static Result<std::unique_ptr<TapPort>> open(const host::StateDir& state, const Generation& plan,
+                                               const Place& place, const host::Link& link,
                                                const io::TeeMemory& memory);
 
   /// Whether another plan can have this port behind the stubs that are attached.
-  [[nodiscard]] bool fits(const Generation& plan, const Place& place,
-                          const host::Link& link) const;
+  [[nodiscard]] bool fits(const Generation& plan, const Place& place, const host::Link& link) const;
   /// Loads the programs of that plan, which fits.
   Result<void> prepare(const Generation& plan, const Place& place, const io::TeeMemory& memory);
   /// From now on the prepared programs decide. Each packet has one plan or the other.
   Result<void> switch_over();
   /// Its place in the plan that runs.
   void move_to(const Place& place) { place_ = place; }
-  /// A grace period later: lets the programs of the plan before go. Or, without switch_over(), those
-  /// that were prepared.
+  /// A grace period later: lets the programs of the plan before go. Or, without switch_over(),
+  /// those that were prepared.
   void settle();
 
   /// Gives up the claim, for the one that comes in its place: its device is gone, or the other

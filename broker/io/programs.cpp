@@ -335,8 +335,8 @@ struct TapPrograms::State {
   // Of XDP, for all plans.
   UniqueFd xsks, heartbeats_fd;
   std::optional<Mapping> heartbeats;
-  vtap_port_config config{};   ///< of the stub
-  int output_program = 0;      ///< of the plan
+  vtap_port_config config{};  ///< of the stub
+  int output_program = 0;     ///< of the plan
   int other_output_program = 0;
 
   [[nodiscard]] int slot_fd() const {
@@ -528,9 +528,7 @@ int TapPrograms::stub_fd() const noexcept {
 
 int TapPrograms::plan_fd() const noexcept { return state_->plan.fd(); }
 
-std::size_t TapPrograms::filters_left_out() const noexcept {
-  return state_->plan.filters_left_out;
-}
+std::size_t TapPrograms::filters_left_out() const noexcept { return state_->plan.filters_left_out; }
 
 Result<void> TapPrograms::engage() { return fill_slot(state_->slot_fd(), plan_fd()); }
 

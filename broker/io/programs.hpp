@@ -40,8 +40,8 @@ class CloneMaps {
                                 const plan::FanOut& fan = {},
                                 const std::vector<std::uint32_t>& tap_of_port = {});
 
-  /// Samplers and meters of policies that were served by `before`, and are as they were there, go on
-  /// from where they are now.
+  /// Samplers and meters of policies that were served by `before`, and are as they were there, go
+  /// on from where they are now.
   void go_on_from(const CloneMaps& before, const config::Config& its_config,
                   const config::Config& config) noexcept;
 

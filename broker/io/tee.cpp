@@ -250,8 +250,8 @@ void TeeSource::recall() noexcept {
   for (Ring& ring : rings_) {
     const std::uint32_t used = load_acquire(ring.shared->free_cons);
     while (ring.free_prod != used) {
-      pool_.release(pipeline::FrameNumber{
-          ring.shared->free_ring[--ring.free_prod & (VTAP_RING_SLOTS - 1)]});
+      pool_.release(
+          pipeline::FrameNumber{ring.shared->free_ring[--ring.free_prod & (VTAP_RING_SLOTS - 1)]});
     }
     ring.shared->free_prod_seen = used;
     store_release(ring.shared->free_prod, used);

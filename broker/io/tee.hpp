@@ -102,8 +102,8 @@ class TeeSource {
             pipeline::FramePool& pool, std::uint32_t budget);
 
   /// Appends copies to the burst while there is room, in the order of their making, whichever CPUs
-  /// made them, and replaces the frames they came in. All are of one plan, burst.generation. `now_ns`:
-  /// any clock that goes on, for what is done now and then.
+  /// made them, and replaces the frames they came in. All are of one plan, burst.generation.
+  /// `now_ns`: any clock that goes on, for what is done now and then.
   void receive(pipeline::Burst& burst, std::uint64_t now_ns) noexcept;
 
   /// Gives free frames to CPUs that have fewer than their share.

@@ -286,8 +286,7 @@ Result<std::unique_ptr<MetricsServer>> MetricsServer::open(const std::string& ho
     if (!listener) return failed(listener.error());
     UniqueFd stop(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!stop) return failed({std::string("eventfd: ") + std::strerror(errno)});
-    std::unique_ptr<MetricsServer> server(new MetricsServer(
-        std::make_unique<Impl>(
+    std::unique_ptr<MetricsServer> server(new MetricsServer(std::make_unique<Impl>(
         std::move(*listener), std::move(stop), std::move(text), std::move(at_thread_start))));
     server->impl_->start();
     return server;

@@ -28,9 +28,10 @@ class MetricsServer {
   static constexpr int kThreads = 2;
   static constexpr std::size_t kMaxRequest = 16384;  ///< bytes
 
-  /// `at_thread_start`: first on each of the server's threads. `host`: an IPv4 or IPv6 address, not a name. Port 0: any, see port(). The threads keep all
-  /// signals blocked and inherit the CPU affinity of the caller. Errors: the address is taken or
-  /// not this machine's (runtime), or needs a privilege (unsupported).
+  /// `at_thread_start`: first on each of the server's threads. `host`: an IPv4 or IPv6 address, not
+  /// a name. Port 0: any, see port(). The threads keep all signals blocked and inherit the CPU
+  /// affinity of the caller. Errors: the address is taken or not this machine's (runtime), or needs
+  /// a privilege (unsupported).
   static Result<std::unique_ptr<MetricsServer>> open(const std::string& host, std::uint16_t port,
                                                      Text text,
                                                      std::function<void()> at_thread_start = {});

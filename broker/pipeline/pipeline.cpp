@@ -147,9 +147,8 @@ void SharedPlan::remember(std::size_t number, const SharedPlan* before) {
                           [&] { return std::make_shared<Sampler>(*config.sample); });
   }
   if (counts_flows(config)) {
-    policy.flows =
-        take(memory.flows, known.flows, old && old->flow_entries == config.flow_entries,
-             [&] { return std::make_shared<FlowCounts>(config.flow_entries); });
+    policy.flows = take(memory.flows, known.flows, old && old->flow_entries == config.flow_entries,
+                        [&] { return std::make_shared<FlowCounts>(config.flow_entries); });
   }
   if (config.meter) {
     policy.marker = take(memory.marker, known.marker, old && old->meter == config.meter,

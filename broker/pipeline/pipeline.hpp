@@ -36,15 +36,15 @@ class SharedPlan {
   /// One cache line, as each burst may meet others of thousands.
   struct alignas(64) Policy {
     std::unique_ptr<filter::Filter> filter;  ///< null: every frame
-    Once* once = nullptr;         ///< null: a packet may be taken at every port it crosses
-    Sampler* sampler = nullptr;   ///< null: every frame
-    FlowCounts* flows = nullptr;  ///< null: neither head nor slice_after
-    Marker* marker = nullptr;     ///< null: no limit
-    std::uint32_t head = ~0U;           ///< packets of a flow
-    std::uint32_t slice = ~0U;          ///< bytes
-    std::uint32_t slice_after = 0;      ///< packets of a flow
-    std::uint32_t exceed_slice = ~0U;   ///< bytes of frames above the meter's rate
-    std::uint32_t first_target = 0;     ///< of targets()
+    Once* once = nullptr;              ///< null: a packet may be taken at every port it crosses
+    Sampler* sampler = nullptr;        ///< null: every frame
+    FlowCounts* flows = nullptr;       ///< null: neither head nor slice_after
+    Marker* marker = nullptr;          ///< null: no limit
+    std::uint32_t head = ~0U;          ///< packets of a flow
+    std::uint32_t slice = ~0U;         ///< bytes
+    std::uint32_t slice_after = 0;     ///< packets of a flow
+    std::uint32_t exceed_slice = ~0U;  ///< bytes of frames above the meter's rate
+    std::uint32_t first_target = 0;    ///< of targets()
     std::uint32_t target_count = 0;
   };
 
@@ -132,6 +132,7 @@ class alignas(64) Pipeline {
   [[nodiscard]] std::span<const MonitorCounters> monitor_counters() const noexcept {
     return monitor_counters_;
   }
+
  private:
   /// What goes to one monitor out of the burst at hand.
   struct alignas(64) Outgoing {

@@ -155,9 +155,7 @@ bool is_journal(int fd, const char* journal_stream) noexcept {
   return ::fstat(fd, &status) == 0 && status.st_dev == device && status.st_ino == inode;
 }
 
-void set_log_level(const config::Broker& broker) {
-  spdlog::set_level(log_level(broker.log_level));
-}
+void set_log_level(const config::Broker& broker) { spdlog::set_level(log_level(broker.log_level)); }
 
 void set_up_log(const config::Broker& broker, const char* journal_socket) {
   const bool to_journal = stderr_is_journal();

@@ -31,7 +31,8 @@ class MonitorQueue final : public pipeline::Sink {
   void time_ring(const std::uint64_t& now) noexcept { ring_.time_copies(waiting_timed_, now); }
   [[nodiscard]] io::XskSink& ring() noexcept { return ring_; }
 
-  /// What waits in `ahead`, a queue to the same ring that this one replaces, goes first. Null: none.
+  /// What waits in `ahead`, a queue to the same ring that this one replaces, goes first. Null:
+  /// none.
   void follow(const MonitorQueue* ahead) noexcept { ahead_ = ahead; }
 
   /// As if `queue` had never been there.

@@ -125,8 +125,8 @@ void Worker::own_queue(std::uint32_t target, std::uint32_t ring,
                        const pipeline::Scheduler::Spec& schedule,
                        std::optional<std::uint32_t> ahead) {
   make_room(target, {});
-  queues_[target] = std::make_unique<MonitorQueue>(schedule, *own_[ring], umem_, *this,
-                                                   burst_.timed, now_ns_);
+  queues_[target] =
+      std::make_unique<MonitorQueue>(schedule, *own_[ring], umem_, *this, burst_.timed, now_ns_);
   if (ahead) queues_[target]->follow(queues_[*ahead].get());
   scheduled_.push_back(queues_[target].get());
 }
@@ -156,11 +156,9 @@ void Worker::remove_target(std::uint32_t target) {
   refused_[target].reset();
 }
 
-Result<void> Worker::add_source(io::XskSocket& socket, std::uint8_t port,
-                                std::optional<std::uint32_t> output, std::uint64_t* heartbeat) {
-  if (auto done = watch(socket.fd()); !done) return done;
+void Worker::add_source(io::XskSocket& socket, std::uint8_t port,
+                        std::optional<std::uint32_t> output, std::uint64_t* heartbeat) {
   sources_.push_back({io::XskSource(socket, port, umem_, pool_), output, heartbeat});
-  return {};
 }
 
 void Worker::stop_sources(std::uint8_t port) {

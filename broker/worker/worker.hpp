@@ -27,7 +27,8 @@ namespace vtap::worker {
 /// What a sink index means, the same for every worker: copies for a monitor go there, or originals
 /// of an inline redirect.
 struct Target {
-  std::optional<std::uint8_t> input_port;  ///< the port whose originals leave here; none: a monitor's
+  std::optional<std::uint8_t>
+      input_port;  ///< the port whose originals leave here; none: a monitor's
 };
 
 /// Sinks of one worker at most: each monitor has its ring and perhaps a queue, which overlap with
@@ -72,8 +73,8 @@ class Worker final : public io::FrameReturn {
   // Set-up: before start(), or by call().
   /// This worker owns a TX queue of the target; `limit`: frames held at most.
   io::XskSink& own_sink(std::uint32_t target, Target what, std::uint32_t limit);
-  /// Copies for `target` wait in a queue before the ring of `ring`, which this worker owns. `ahead`:
-  /// a queue to that ring whose frames go first.
+  /// Copies for `target` wait in a queue before the ring of `ring`, which this worker owns.
+  /// `ahead`: a queue to that ring whose frames go first.
   void own_queue(std::uint32_t target, std::uint32_t ring,
                  const pipeline::Scheduler::Spec& schedule,
                  std::optional<std::uint32_t> ahead = std::nullopt);
@@ -82,9 +83,9 @@ class Worker final : public io::FrameReturn {
   /// The target is no more. Precondition: no plan uses it, and nothing waits there.
   void remove_target(std::uint32_t target);
   /// RX queue of a tap port. `output`: target of its originals; none for span. `heartbeat` is
-  /// written in every round.
-  Result<void> add_source(io::XskSocket& socket, std::uint8_t port,
-                          std::optional<std::uint32_t> output, std::uint64_t* heartbeat);
+  /// written in every round. It is to be watched, too.
+  void add_source(io::XskSocket& socket, std::uint8_t port, std::optional<std::uint32_t> output,
+                  std::uint64_t* heartbeat);
   /// The sockets of that port are about to be closed.
   void stop_sources(std::uint8_t port);
   /// They are closed: takes back what they held.
@@ -120,6 +121,8 @@ class Worker final : public io::FrameReturn {
       const pipeline::SharedPlan& plan, std::span<const std::uint32_t> targets);
 
   // Any thread.
+  /// Wakes up when that is readable, until it is closed. (The worker's own thread may not.)
+  Result<void> watch(int fd);
   [[nodiscard]] const io::Doorbell& doorbell() const noexcept { return doorbell_; }
   [[nodiscard]] const WorkerCounters& counters() const noexcept { return counters_; }
   /// For its counters; all else is the worker's.
@@ -222,7 +225,6 @@ class Worker final : public io::FrameReturn {
   bool wait_for_events(std::chrono::nanoseconds timeout) noexcept;
   [[nodiscard]] bool sinks_busy() const noexcept;
   [[nodiscard]] bool originals_under_way(std::optional<std::uint8_t> port) const noexcept;
-  Result<void> watch(int fd);
 
   WorkerSpec spec_;
   pipeline::UmemView umem_;
@@ -241,7 +243,7 @@ class Worker final : public io::FrameReturn {
   std::vector<MonitorQueue*> scheduled_;               ///< those that are there
   std::vector<std::unique_ptr<CrossingSink>> crossing_sinks_;  ///< by target; null: ours
   std::vector<Lent> lent_;                                     ///< by worker that has them
-  std::vector<Running> plans_;  ///< the newest last
+  std::vector<Running> plans_;                                 ///< the newest last
   std::vector<Worker*> peers_;
   pipeline::Burst burst_;
   std::uint64_t now_ns_ = 0;
