@@ -161,7 +161,9 @@ template <typename T>
 void set_to_zero(int map_fd, std::uint32_t key) noexcept {
   const auto cpus = possible_cpus();
   if (!cpus) return;
-  const std::vector<std::uint64_t> zeros(sizeof(T) / sizeof(std::uint64_t) * cpus.value(), 0);
+  constexpr std::size_t word = sizeof(std::uint64_t);
+  constexpr std::size_t bytes = sizeof(T);
+  const std::vector<std::uint64_t> zeros(bytes / word * cpus.value(), 0);
   bpf_map_update_elem(map_fd, &key, zeros.data(), BPF_ANY);
 }
 

@@ -240,6 +240,9 @@ constexpr Number<PolicyMonitor> kPairCounters[] = {
     {"vtap_policy_already_sent_frames_total",
      "Copies that the monitor had already, by an earlier policy",
      [](const PolicyMonitor& m) { return number(m.already_sent); }},
+    {"vtap_policy_before_joining_frames_total",
+     "Copies that the policy let through before it had the monitor",
+     [](const PolicyMonitor& m) { return number(m.before_joining); }},
 };
 
 void add_metered(Families& out, const Labelled<Policy>& policy) {
@@ -280,6 +283,11 @@ constexpr Number<Monitor> kMonitorCounters[] = {
     {"vtap_monitor_arrived_frames_total",
      "Frames that came in on the port, which is output only: dropped",
      [](const Monitor& m) { return number(m.arrived_frames); }},
+    {"vtap_monitor_removed_policies_frames_total",
+     "Copies from policies that are gone, or that no longer have the monitor",
+     [](const Monitor& m) { return number(m.removed_policies_frames); }},
+    {"vtap_monitor_removed_policies_bytes_total", "Their bytes, without FCS",
+     [](const Monitor& m) { return number(m.removed_policies_bytes); }},
 };
 constexpr Number<Monitor> kMonitorGauges[] = {
     {"vtap_monitor_up", "Whether the port is there and carries",

@@ -73,7 +73,7 @@ Json policy_monitor_json(const PolicyMonitor& monitor) {
   out["sent_frames"] = monitor.sent_frames;
   out["sent_bytes"] = monitor.sent_bytes;
   out["already_sent"] = monitor.already_sent;
-  out["before_joining"] = monitor.before_joining;
+  if (monitor.before_joining != 0) out["before_joining"] = monitor.before_joining;
   return out;
 }
 

@@ -363,7 +363,7 @@ def ledger_errors(stats: dict) -> list[str]:
             check(f"policy {item['name']} to {to['name']}: matched = dropped + sent + already sent",
                   item["matched_frames"],
                   sum(item["dropped"].values()) + to["sent_frames"] + to["already_sent"] +
-                  to["before_joining"])
+                  to.get("before_joining", 0))
             sent[to["name"]] = sent.get(to["name"], 0) + to["sent_frames"]
     for item in stats["monitors"]:
         check(f"monitor {item['name']}: sent by policies = tx + dropped",

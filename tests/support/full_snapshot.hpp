@@ -34,7 +34,7 @@ inline stats::Snapshot full_snapshot() {
                  201,
                  202,
                  {{"sample", 211}, {"meter", 212}},
-                 {{"ids", 221, 222, 223}},
+                 {{"ids", 221, 222, 223, 224}},
                  {231, 232, 233}}};
   stats::Monitor monitor;
   monitor.name = "ids";
@@ -44,6 +44,8 @@ inline stats::Snapshot full_snapshot() {
   monitor.tx_bytes = 302;
   monitor.arrived_frames = 303;
   monitor.waiting_frames = 304;
+  monitor.removed_policies_frames = 305;
+  monitor.removed_policies_bytes = 306;
   monitor.dropped = {{"ring_full", 311}, {"queue_full", 312}, {"down", 313}, {"device", 314}};
   monitor.queues = {{321, "tx", true}};
   // In seconds, as the exposition has them, another number each, too.

@@ -208,7 +208,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"MetricsPortZero", broker("metrics = \"127.0.0.1:0\""), 2, 11, "1 to 65535"},
         Refusal{"MetricsPortBig", broker("metrics = \"127.0.0.1:65536\""), 2, 11, "1 to 65535"},
         Refusal{"MetricsPortSign", broker("metrics = \"127.0.0.1:+1\""), 2, 11, "1 to 65535"},
-        Refusal{"MetricsBare6", broker("metrics = \"::1:9471\""), 2, 11, "[::1]:9471"},
+        Refusal{"MetricsBare6", broker("metrics = \"::1:9471\""), 2, 11, "[::1]:9470"},
         Refusal{"MetricsBrackets4", broker("metrics = \"[127.0.0.1]:1\""), 2, 11,
                 "no address with a port"},
         Refusal{"MetricsHalf", broker("metrics = \"[::1:9471\""), 2, 11, "no address with a port"},
@@ -673,7 +673,7 @@ TEST(Config, FullBroker) {
   EXPECT_EQ(config.broker.frame_size, 4096U);
   EXPECT_EQ(config.broker.poll, Poll::busy);
   EXPECT_EQ(config.broker.control, "/tmp/npb1.sock");
-  EXPECT_EQ(config.broker.metrics, (Endpoint{"::1", 9471}));
+  EXPECT_EQ(config.broker.metrics, (Endpoint{"::1", 9471, true}));
   EXPECT_EQ(config.broker.log_level, LogLevel::debug);
   EXPECT_EQ(config.broker.log_format, LogFormat::json);
 }

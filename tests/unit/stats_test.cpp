@@ -35,7 +35,7 @@ Snapshot full_snapshot() {
                  20,
                  21,
                  {{"sample", 22}, {"meter", 23}},
-                 {{"ids", 24, 25, 26}},
+                 {{"ids", 24, 25, 26, 19}},
                  {27, 28, 29}}};
   Monitor monitor;
   monitor.name = "ids";
@@ -47,6 +47,8 @@ Snapshot full_snapshot() {
   monitor.dropped = {{"ring_full", 32}};
   monitor.queues = {{2, "tx", true}};
   monitor.waiting_frames = 34;
+  monitor.removed_policies_frames = 45;
+  monitor.removed_policies_bytes = 46;
   monitor.latency = {35, 36, {{37, 38}, {39, 35}}};
   s.monitors = {monitor};
   s.workers = {{1, 40, 41, 42, 0.25, 43, 44, 0.5}};
@@ -67,11 +69,13 @@ TEST(StatsJson, HasTheKeysAndTheOrderOfTheDesign) {
       R"({"queue":1,"direction":"tx","zero_copy":false}]}]}],)"
       R"("policies":[{"name":"web","placement":"broker","matched_frames":20,"matched_bytes":21,)"
       R"("dropped":{"sample":22,"meter":23},)"
-      R"("monitors":[{"name":"ids","sent_frames":24,"sent_bytes":25,"already_sent":26}],)"
+      R"("monitors":[{"name":"ids","sent_frames":24,"sent_bytes":25,"already_sent":26,)"
+      R"("before_joining":19}],)"
       R"("metered":{"green_frames":27,"yellow_frames":28,"red_frames":29}}],)"
       R"("monitors":[{"name":"ids","state":"up","tx_frames":30,"tx_bytes":31,)"
       R"("dropped":{"ring_full":32,"queue_full":0,"down":0},"port":"eth3","arrived_frames":33,)"
       R"("queues":[{"queue":2,"direction":"tx","zero_copy":true}],"waiting_frames":34,)"
+      R"("removed_policies":{"sent_frames":45,"sent_bytes":46},)"
       R"("latency":{"count":35,"sum_ns":36,"buckets":[{"le_ns":37,"count":38},)"
       R"({"le_ns":39,"count":35}]}}],)"
       R"("workers":[{"cpu":1,"bursts":40,"frames":41,"wakeups":42,"idle_ratio":0.25,)"
