@@ -283,10 +283,10 @@ constexpr Number<Monitor> kMonitorCounters[] = {
     {"vtap_monitor_arrived_frames_total",
      "Frames that came in on the port, which is output only: dropped",
      [](const Monitor& m) { return number(m.arrived_frames); }},
-    {"vtap_monitor_removed_policies_frames_total",
+    {"vtap_monitor_removed_policies_sent_frames_total",
      "Copies from policies that are gone, or that no longer have the monitor",
      [](const Monitor& m) { return number(m.removed_policies_frames); }},
-    {"vtap_monitor_removed_policies_bytes_total", "Their bytes, without FCS",
+    {"vtap_monitor_removed_policies_sent_bytes_total", "Their bytes, without FCS",
      [](const Monitor& m) { return number(m.removed_policies_bytes); }},
 };
 constexpr Number<Monitor> kMonitorGauges[] = {
