@@ -367,7 +367,7 @@ def ledger_errors(stats: dict) -> list[str]:
             sent[to["name"]] = sent.get(to["name"], 0) + to["sent_frames"]
     for item in stats["monitors"]:
         check(f"monitor {item['name']}: sent by policies = tx + dropped",
-              sent.get(item["name"], 0) + item["removed_policies"]["sent_frames"],
+              sent.get(item["name"], 0) + item.get("removed_policies", {}).get("sent_frames", 0),
               item["tx_frames"] + sum(item["dropped"].values()))
     return wrong
 
