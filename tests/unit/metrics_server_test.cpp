@@ -208,6 +208,8 @@ TEST(MetricsServer, ItsThreadsTakeNoSignal) {
   sigemptyset(&none);
   pthread_sigmask(SIG_SETMASK, &none, nullptr);  // whoever started this may block some
   const auto server = serve();
+  // They name themselves, a moment after they began.
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
   int found = 0;
   for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
     std::ifstream status(task.path() / "status");
