@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,12 +68,13 @@ def interfaces(data: bytes) -> list[str]:
 class Capture:
     """vtapctl capture -w FILE, from the moment at which the broker has begun."""
 
-    def __init__(self, running: Broker, *words: str) -> None:
+    def __init__(self, running: Broker, *words: str, address: tuple = ()) -> None:
+        address = address or ("--socket", running.socket)
         number = len(list(running.directory.glob("*.pcapng")))
         self.file: Path = running.directory / f"{number}.pcapng"
         with running.ns.entered():
             self.process = subprocess.Popen(
-                [vtapctl_binary(), "--socket", running.socket, "capture", "-w", self.file, *words],
+                [vtapctl_binary(), *address, "capture", "-w", self.file, *words],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert eventually(lambda: self.process.poll() is not None or
                           (self.file.exists() and self.file.stat().st_size > 0)), "nothing came"
@@ -163,11 +165,13 @@ def test_by_policy_by_tap_with_filter_and_snaplen() -> None:
 
 
 def test_refusals() -> None:
-    with Lab(napi_ends=True, napi_monitors=True) as lab:
-        text = config([inline(**CAPTURES["xdp"])], monitors(1), [policy(offload="require")])
+    with Lab(monitors=2, napi_ends=True, napi_monitors=True) as lab:
+        kernel = policy("all", offload="require")
+        text = config([inline(**CAPTURES["xdp"])], monitors(2),
+                      [kernel, policy("ours", ["mon1"], offload="never")])
         with Broker(lab, text) as running:
             for query, status, words in (
-                    ("policy=all", 422, "offload"), ("", 422, "offload"),
+                    ("policy=all", 422, "offload"),
                     ("policy=none", 422, "there is no policy none"),
                     ("tap=none", 422, "there is no tap none"), ("filter=nonsense+(", 400, "filter"),
                     ("policy=all&tap=wire", 400, "not both"), ("snaplen=0", 400, "snaplen"),
@@ -175,6 +179,28 @@ def test_refusals() -> None:
                     ("policy=a&policy=b", 400, "twice")):
                 code, answer = running.api("GET", f"/v1/capture?{query}")
                 assert code == status and words in answer["error"], (query, code, answer)
+            assert Capture(running).end() == (0, 0)
+            running.reload(config([inline(**CAPTURES["xdp"])], monitors(2), [kernel]))
+            for query in ("", "?tap=wire"):
+                code, answer = running.api("GET", f"/v1/capture{query}")
+                assert code == 422 and "offload" in answer["error"], (query, code, answer)
+
+
+def test_over_tcp() -> None:
+    with Lab() as lab:
+        lab.open_wires()
+        with tempfile.TemporaryDirectory() as directory:
+            token = Path(directory, "token")
+            token.write_text("0123456789abcdef0123456789abcdef\n")
+            token.chmod(0o600)
+            text = config([inline()], monitors(1), [policy(offload="never")],
+                          api="127.0.0.1:9470", api_token_file=str(token))
+            with Broker(lab, text) as running:
+                capture = Capture(running, address=("--url", "http://127.0.0.1:9470",
+                                                    "--token-file", token))
+                carry(TCP, lab.left, lab.right, lab.monitors)
+                assert capture.end() == (len(TCP), 0)
+                assert_frames(TCP, capture.frames())
 
 
 def test_above_the_rate_it_drops_and_counts_and_nobody_else_loses() -> None:
