@@ -20,6 +20,7 @@
 #include "config/config.hpp"
 #include "confine/process.hpp"
 #include "control/server.hpp"
+#include "controller/capture.hpp"
 #include "controller/controller.hpp"
 #include "controller/prepare.hpp"
 #include "controller/requests.hpp"
@@ -240,6 +241,9 @@ control::Handlers handlers_of(controller::Controller& controller, controller::Re
   };
   handlers.detach = [&](const std::vector<std::string>& ports) {
     return requests.ask([&] { return controller.detach(ports); });
+  };
+  handlers.capture = [&](const control::CaptureRequest& request) {
+    return controller::start_capture(controller, requests, request);
   };
   return handlers;
 }

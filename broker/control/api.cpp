@@ -4,6 +4,7 @@
 #include <httplib.h>
 
 #include <algorithm>
+#include <charconv>
 #include <exception>
 #include <optional>
 #include <set>
@@ -11,6 +12,7 @@
 #include <type_traits>
 
 #include "control/openapi.hpp"
+#include "filter/filter.hpp"
 
 namespace vtap::control {
 namespace {
@@ -35,6 +37,10 @@ std::optional<std::string> match(std::string_view pattern, std::string_view path
 /// would be ignored otherwise.
 std::optional<Reply> read_query(const Api::Route& route, Call& call) {
   for (const auto& [key, value] : call.query) {
+    if (std::ranges::count(route.query, std::string_view(key)) != 0) {
+      if (call.query.count(key) == 1) continue;
+      return refusal(400, key + " is there twice");
+    }
     if (key != "persist" || std::string_view(route.method) == "GET") {
       return refusal(400, std::string(route.path) + " takes no " + key);
     }
@@ -42,6 +48,42 @@ std::optional<Reply> read_query(const Api::Route& route, Call& call) {
     call.persist = value == "true";
   }
   return std::nullopt;
+}
+
+/// A whole number between 1 and `most`, if the query has `key`. Throws a Reply for anything else.
+template <typename Number>
+void read_number(const Call& call, const std::string& key, std::uint64_t most, Number& into) {
+  const auto found = call.query.find(key);
+  if (found == call.query.end()) return;
+  const std::string& text = found->second;
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value == 0 || value > most) {
+    throw refusal(400, key + " is a whole number from 1 to " + std::to_string(most));
+  }
+  into = static_cast<Number>(value);
+}
+
+std::optional<std::string> text_in(const Call& call, const std::string& key) {
+  const auto found = call.query.find(key);
+  if (found == call.query.end()) return std::nullopt;
+  return found->second;
+}
+
+/// Throws a Reply.
+CaptureRequest capture_of(const Call& call) {
+  CaptureRequest out;
+  out.policy = text_in(call, "policy");
+  out.tap = text_in(call, "tap");
+  out.filter = text_in(call, "filter");
+  if (out.policy && out.tap) throw refusal(400, "a capture is of a policy or of a tap, not both");
+  read_number(call, "snaplen", 65535, out.snaplen);
+  read_number(call, "frames", 1'000'000'000'000, out.frames);
+  read_number(call, "rate", 1'000'000, out.frames_per_s);
+  if (!out.filter) return out;
+  const auto compiled = filter::Filter::compile(*out.filter);
+  if (!compiled) throw refusal(400, "filter: " + compiled.error().message);
+  return out;
 }
 
 Reply pass_on(const std::function<std::string()>& json, const char* without) {
@@ -114,6 +156,11 @@ const std::vector<Api::Route>& Api::routes() {
       {"GET", "/v1/doctor", false, own<&Api::doctor>},
       {"POST", "/v1/doctor/fix", false, own<&Api::doctor_fix>},
       {"POST", "/v1/detach", true, own<&Api::detach>},
+      {"GET",
+       "/v1/capture",
+       false,
+       own<&Api::capture>,
+       {"policy", "tap", "filter", "snaplen", "frames", "rate"}},
   };
   return kRoutes;
 }
@@ -193,6 +240,13 @@ Reply Api::detach(const Call& call) {
   if (const auto* refused = std::get_if<Reply>(&ports)) return *refused;
   auto undone = handlers_.detach(std::get<0>(ports));
   return undone ? Reply{200, *undone} : refusal(undone.error());
+}
+
+Reply Api::capture(const Call& call) {
+  if (!handlers_.capture) return refusal(501, "this broker captures nothing");
+  auto stream = handlers_.capture(capture_of(call));
+  if (!stream) return refusal(stream.error());
+  return {200, "", "application/x-pcapng", std::move(*stream)};
 }
 
 }  // namespace vtap::control

@@ -20,6 +20,7 @@ class Api {
     const char* path;  ///< "/v1/policies/{name}": the name is one part of a path
     bool takes_body;
     Reply (*answer)(Api& api, const Call& call);
+    std::vector<const char*> query = {};  ///< parameters that it takes, but for persist
   };
 
   /// All of them; docs/openapi.json describes the same ones.
@@ -50,6 +51,7 @@ class Api {
   Reply doctor(const Call& call);
   Reply doctor_fix(const Call& call);
   Reply detach(const Call& call);
+  Reply capture(const Call& call);
 
   template <Reply (Api::*Answer)(const Call&)>
   static Reply own(Api& api, const Call& call) {

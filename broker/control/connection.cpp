@@ -63,9 +63,35 @@ bool Connection::is_readable() const {
   return wait<2>({{{client_.get(), POLLIN, 0}, {stop_, POLLIN, 0}}}, read_by_);
 }
 
-bool Connection::is_writable() const {
+bool Connection::is_writable() const { return takes_more(POLLOUT); }
+
+bool Connection::takes_more(short ready_for) const {
   if (!written_by_) written_by_ = Clock::now() + kPatience;
-  return wait<1>({{{client_.get(), POLLOUT, 0}}}, *written_by_);
+  if (streams_) {
+    if (wait<2>({{{client_.get(), ready_for, 0}, {stop_, POLLIN, 0}}}, *written_by_)) return true;
+    if (Clock::now() >= *written_by_) return false;
+    // The server stops: from here on as with every response.
+    streams_ = false;
+    written_by_ = std::min(*written_by_, Clock::now() + kPatience);
+  }
+  return wait<1>({{{client_.get(), ready_for, 0}}}, *written_by_);
+}
+
+void Connection::give_time(std::chrono::milliseconds patience) {
+  pollfd stop{stop_, POLLIN, 0};
+  if (::poll(&stop, 1, 0) != 0) return;
+  streams_ = true;
+  written_by_ = Clock::now() + patience;
+}
+
+bool Connection::stays(std::chrono::milliseconds time) const {
+  const auto until = Clock::now() + time;
+  std::array<pollfd, 2> polled = {{{client_.get(), POLLRDHUP, 0}, {stop_, POLLIN, 0}}};
+  int ready = 0;
+  do {
+    ready = ::poll(polled.data(), polled.size(), milliseconds_until(until));
+  } while (ready < 0 && errno == EINTR);
+  return ready == 0;
 }
 
 ssize_t Connection::fill() {
@@ -92,14 +118,14 @@ ssize_t Connection::read(char* to, size_t size) {
 }
 
 ssize_t Connection::write(const char* from, size_t size) {
+  if (closed_) return -1;
   size_t sent = 0;
   while (sent < size) {
     if (!is_writable()) return -1;
     const Moved moved = transport_->write(from + sent, size - sent);
     if (moved.bytes > 0) {
       sent += static_cast<size_t>(moved.bytes);
-    } else if (moved.wait_for == 0 ||
-               !wait<1>({{{client_.get(), moved.wait_for, 0}}}, *written_by_)) {
+    } else if (moved.wait_for == 0 || !takes_more(moved.wait_for)) {
       return -1;
     }
   }

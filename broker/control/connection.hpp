@@ -35,6 +35,15 @@ class Connection final : public httplib::Stream {
   ssize_t read(char* to, size_t size) override;
   ssize_t write(const char* from, size_t size) override;
 
+  /// Until the next call, the response may take this long; once the server stops, no longer than
+  /// every other. For a response that comes bit by bit.
+  void give_time(std::chrono::milliseconds patience);
+  /// Waits that long, or until the client or the server has had enough. Whether neither has: a
+  /// client that will not send any more wants no more either.
+  [[nodiscard]] bool stays(std::chrono::milliseconds time) const;
+  /// The response is complete: what the library would add to it goes nowhere.
+  void close_response() { closed_ = true; }
+
   /// Ends the response.
   void end() { transport_->end(); }
 
@@ -51,12 +60,16 @@ class Connection final : public httplib::Stream {
 
   /// Waits for input and takes it into the empty buffer: its bytes, 0 at the end, -1 for none.
   ssize_t fill();
+  /// Whether the client takes more bytes in time. `ready_for`: what the transport waits for.
+  [[nodiscard]] bool takes_more(short ready_for) const;
 
   Fd client_;
   int stop_;
   std::unique_ptr<Transport> transport_;
   Clock::time_point read_by_;
   mutable std::optional<Clock::time_point> written_by_;  // starts with the first write
+  mutable bool streams_ = false;                         // the deadline is that of give_time()
+  bool closed_ = false;
   std::array<char, 4096> buffer_;
   size_t begin_ = 0, end_ = 0;  // what of buffer_ is still unread
 };

@@ -34,6 +34,11 @@ Http::Http(Api& api, const Token* token) : api_(api), token_(token) {
     } catch (const std::exception& error) {
       reply = refusal(500, error.what());
     }
+    if (reply.stream) {
+      send(*reply.stream, reply.type);
+      connection_->close_response();
+      return HandlerResponse::Handled;
+    }
     response.status = reply.status;
     response.set_content(reply.body, reply.type);
     if (reply.status == 401) response.set_header("WWW-Authenticate", "Bearer");
@@ -54,6 +59,34 @@ void Http::serve(Connection& connection) {
   } else {
     connection.end();
   }
+}
+
+bool Http::write(const std::string& bytes) {
+  return connection_->write(bytes.data(), bytes.size()) > 0;
+}
+
+/// The library has streams of its own, but only while its own listener runs.
+void Http::send(Stream& stream, const char* type) {
+  connection_->give_time(kStreamPatience);
+  if (!write(
+          "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nContent-Type: " +
+          std::string(type) + "\r\n\r\n")) {
+    return;
+  }
+  bool last = false;
+  while (true) {
+    const auto bytes = stream.next(last);
+    if (bytes && !bytes->empty()) {
+      std::array<char, 20> size{};
+      const auto end = std::to_chars(size.data(), size.data() + size.size(), bytes->size(), 16).ptr;
+      connection_->give_time(kStreamPatience);
+      if (!write(std::string(size.data(), end) + "\r\n" + *bytes + "\r\n")) return;
+    }
+    if (!bytes || last) break;
+    // One that has much to say is asked again at once.
+    last = !connection_->stays(bytes->empty() ? kStreamPause : std::chrono::milliseconds(0));
+  }
+  write("0\r\n\r\n");
 }
 
 Reply Http::answer(const httplib::Request& request) {

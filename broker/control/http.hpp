@@ -25,7 +25,15 @@ class Http : private httplib::Server {
   void serve(Connection& connection);
 
  private:
+  /// Time of a client to take what there is of a stream.
+  static constexpr std::chrono::milliseconds kStreamPatience{10'000};
+  /// Between two looks at what there is.
+  static constexpr std::chrono::milliseconds kStreamPause{20};
+
   Reply answer(const httplib::Request& request);
+  /// Writes the whole response of a stream.
+  void send(Stream& stream, const char* type);
+  bool write(const std::string& bytes);
   /// The body, or why there is none to be had.
   std::variant<std::string, Reply> read_body(const httplib::Request& request, bool wanted);
 

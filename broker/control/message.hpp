@@ -2,9 +2,11 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "control/handlers.hpp"
 #include "vtap/result.hpp"
 
 /// Requests and replies, without the HTTP around them.
@@ -23,6 +25,7 @@ struct Reply {
   int status = 200;
   std::string body;
   const char* type = "application/json";
+  std::shared_ptr<Stream> stream = {};  ///< instead of a body
 };
 
 Reply reply(int status, const Json& json);

@@ -144,6 +144,7 @@ void Engine::stop() {
   disengage();
   if (running) drain();
   for (const auto& worker : workers_) worker->stop();
+  for (const auto& capture : captures_) capture->end();
 }
 
 }  // namespace vtap::engine

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/capture.hpp"
 #include "engine/generation.hpp"
 #include "engine/ledger.hpp"
 #include "engine/monitor_port.hpp"
@@ -67,6 +68,11 @@ class Engine {
 
   /// The counters at this moment. Any thread.
   [[nodiscard]] stats::Snapshot snapshot() const;
+
+  /// Starts a live capture. It follows reloads until what it is of is gone. Errors: usage for names
+  /// that the plan does not have and copies that the broker does not make; conflict: there are two.
+  Result<std::shared_ptr<Capture>> capture(CaptureSpec spec);
+  void end_capture(const Capture& capture);
 
   /// Ports of inline taps that a reload took away: wires, until somebody detaches them.
   [[nodiscard]] const std::set<std::string>& left_wires() const noexcept { return left_; }
@@ -154,6 +160,11 @@ class Engine {
   void disengage();
   void drain();
 
+  // capture.cpp
+  static Result<pipeline::Recording> recording_of(const Generation& plan, const CaptureSpec& spec);
+  void record_in(Generation& next);
+  void end_gone_captures();
+
   // collect.cpp
   [[nodiscard]] std::vector<const Generation*> generations() const;
   stats::Tap tap_snapshot(std::uint32_t tap) const;
@@ -184,6 +195,7 @@ class Engine {
   std::vector<bool> targets_used_;
   std::vector<Leftover> leftovers_;
   std::set<std::string> left_;
+  std::vector<std::shared_ptr<Capture>> captures_;  ///< the control thread's
   bool stopped_ = false;
   std::function<void()> at_worker_start_;
 };

@@ -457,8 +457,10 @@ void Engine::adopt(Transition& transition) {
   }
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     next.pipelines.push_back(workers_[i]->make_pipeline(next.shared, next.targets));
-    on_worker(i,
-              [&](worker::Worker& worker) { worker.adopt(next.number(), *next.pipelines.back()); });
+  }
+  record_in(next);
+  for (std::uint32_t i = 0; i < workers_.size(); ++i) {
+    on_worker(i, [&](worker::Worker& worker) { worker.adopt(next.number(), *next.pipelines[i]); });
   }
 }
 
@@ -581,6 +583,7 @@ void Engine::finish(Transition& transition) {
       on_worker(i, [&](worker::Worker& worker) { worker.forget(before_->number()); });
     }
   }
+  end_gone_captures();
   for (std::uint32_t i = 0; i < monitors_.size(); ++i) {
     monitors_[i]->serve_only(makers_of(*now_, i));
   }

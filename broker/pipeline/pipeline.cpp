@@ -206,6 +206,8 @@ void Pipeline::process(Burst& burst, std::uint64_t now) noexcept {
   parse(burst);
   find_flows(burst, now);
   const auto hits = classify(burst);
+  if (recording_count_ != 0) [[unlikely]]
+    return send_and_record(hits, burst, now);
   if (only_send(hits))
     send_at_once(hits, burst);
   else
@@ -281,7 +283,49 @@ void Pipeline::send_by_policy(std::span<const plan::Hit> hits, const Burst& burs
   put_in_order();
   for (std::size_t i = 0; i < order_.size(); ++i) {
     if (i + kAhead < order_.size()) fetch(order_[i + kAhead]);
-    select(order_[i], burst, now);
+    send(burst, order_[i], select(order_[i], burst, now));
+  }
+}
+
+/// While a capture is on, every burst goes the long way, and what each policy sends is noted. The
+/// monitors get theirs first.
+void Pipeline::send_and_record(std::span<const plan::Hit> hits, const Burst& burst,
+                               std::uint64_t now) noexcept {
+  spread(hits);
+  put_in_order();
+  for (const std::uint32_t policy : order_) {
+    const Selected selected = select(policy, burst, now);
+    send(burst, policy, selected);
+    note(policy, selected, burst);
+  }
+  fan_out(burst);
+  for (std::uint32_t i = 0; i < recording_count_; ++i) {
+    recordings_[i].recorder->keep(burst, umem_, now);
+  }
+}
+
+void Pipeline::note(std::uint32_t policy, const Selected& selected, const Burst& burst) noexcept {
+  for (std::uint32_t at = 0; at < recording_count_; ++at) {
+    const Recording& recording = recordings_[at];
+    if (recording.policy.value_or(policy) != policy) continue;
+    FrameSet frames = selected.frames;
+    if (recording.tap) {
+      for_each_frame(selected.frames, [&](std::uint32_t i) {
+        if (taps_[i] != *recording.tap) frames &= ~(FrameSet{1} << i);
+      });
+    }
+    recording.recorder->note(
+        frames, [&](std::uint32_t i) { return length_of(i, policy, selected, burst); });
+  }
+}
+
+void Pipeline::stop_recording(const Recorder& recorder) noexcept {
+  for (std::uint32_t at = 0; at < recording_count_;) {
+    if (recordings_[at].recorder == &recorder) {
+      recordings_[at] = recordings_[--recording_count_];
+    } else {
+      ++at;
+    }
   }
 }
 
@@ -353,7 +397,8 @@ FrameSet Pipeline::passed_by(const filter::Filter& filter, FrameSet frames,
   return passed;
 }
 
-void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept {
+Pipeline::Selected Pipeline::select(std::uint32_t policy, const Burst& burst,
+                                    std::uint64_t now) noexcept {
   Lane& lane = lanes_[policy];
   PolicyCounters& counters = policy_counters_[policy];
   FrameSet frames = std::exchange(lane.frames, 0);
@@ -368,7 +413,7 @@ void Pipeline::select(std::uint32_t policy, const Burst& burst, std::uint64_t no
     reduce(policy, selected, burst, now);
   else if (lane.slice != ~0U)
     selected.sliced = frames;
-  send(burst, policy, selected);
+  return selected;
 }
 
 /// The steps between the match and the monitors.
@@ -419,19 +464,22 @@ void Pipeline::meter(std::uint32_t policy, Selected& selected, const Burst& burs
   selected.exceeding = marked.cut;
 }
 
+/// Bytes that a policy leaves of a frame.
+std::uint32_t Pipeline::length_of(std::uint32_t frame, std::uint32_t policy,
+                                  const Selected& selected, const Burst& burst) const noexcept {
+  const SharedPlan::Policy& rules = plan_.policies()[policy];
+  std::uint32_t length = burst.length[frame];
+  if ((selected.sliced >> frame & 1) != 0) length = std::min(length, rules.slice);
+  if ((selected.exceeding >> frame & 1) != 0) length = std::min(length, rules.exceed_slice);
+  return length;
+}
+
 /// Notes which frames a policy sends to its monitors; a monitor that has a frame already, by an
 /// earlier policy, keeps that one.
 void Pipeline::send(const Burst& burst, std::uint32_t policy, const Selected& selected) noexcept {
   const FrameSet frames = selected.frames;
   if (frames == 0) return;
   const Lane& lane = lanes_[policy];
-  const SharedPlan::Policy& rules = plan_.policies()[policy];
-  const auto length_of = [&](std::uint32_t i) {
-    std::uint32_t length = burst.length[i];
-    if ((selected.sliced >> i & 1) != 0) length = std::min(length, rules.slice);
-    if ((selected.exceeding >> i & 1) != 0) length = std::min(length, rules.exceed_slice);
-    return length;
-  };
   for (std::uint32_t at = lane.first_target; at < lane.first_target + lane.target_count; ++at) {
     const SharedPlan::Target& target = plan_.targets()[at];
     Outgoing& outgoing = outgoing_[target.monitor];
@@ -439,7 +487,7 @@ void Pipeline::send(const Burst& burst, std::uint32_t policy, const Selected& se
     const FrameSet fresh = frames & ~outgoing.frames;
     std::uint64_t bytes = 0;
     for_each_frame(fresh, [&](std::uint32_t i) {
-      outgoing.length[i] = length_of(i);
+      outgoing.length[i] = length_of(i, policy, selected, burst);
       bytes += outgoing.length[i];
     });
     if (plan_.scheduled(target.monitor)) {

@@ -13,6 +13,7 @@
 #include "pipeline/frame_pool.hpp"
 #include "pipeline/meter.hpp"
 #include "pipeline/once.hpp"
+#include "pipeline/recorder.hpp"
 #include "pipeline/sample.hpp"
 #include "plan/classifier.hpp"
 #include "plan/line_vector.hpp"
@@ -126,6 +127,14 @@ class alignas(64) Pipeline {
   /// the burst's own reference; the caller drops it.
   void process(Burst& burst, std::uint64_t now) noexcept;
 
+  /// Captures at the same time.
+  static constexpr std::size_t kRecordings = 2;
+  /// From now on these copies are recorded, too. The worker's thread, or while no burst is on its
+  /// way. Precondition: fewer than kRecordings are.
+  void record(const Recording& recording) noexcept { recordings_[recording_count_++] = recording; }
+  /// No more by that recorder, which may go then.
+  void stop_recording(const Recorder& recorder) noexcept;
+
   [[nodiscard]] std::span<const PolicyCounters> policy_counters() const noexcept {
     return policy_counters_;
   }
@@ -171,18 +180,25 @@ class alignas(64) Pipeline {
                            const Burst& burst) noexcept;
   void send_by_policy(std::span<const plan::Hit> hits, const Burst& burst,
                       std::uint64_t now) noexcept;
+  void send_and_record(std::span<const plan::Hit> hits, const Burst& burst,
+                       std::uint64_t now) noexcept;
+  void note(std::uint32_t policy, const Selected& selected, const Burst& burst) noexcept;
   void spread(std::span<const plan::Hit> hits) noexcept;
   void put_in_order() noexcept;
   void fetch(std::uint32_t policy) const noexcept;
   [[nodiscard]] FrameSet passed_by(const filter::Filter& filter, FrameSet frames,
                                    const Burst& burst) const noexcept;
-  void select(std::uint32_t policy, const Burst& burst, std::uint64_t now) noexcept;
+  [[nodiscard]] Selected select(std::uint32_t policy, const Burst& burst,
+                                std::uint64_t now) noexcept;
   void reduce(std::uint32_t policy, Selected& selected, const Burst& burst,
               std::uint64_t now) noexcept;
   void count_flows(std::uint32_t policy, Selected& selected, const Burst& burst,
                    std::uint64_t now) noexcept;
   void meter(std::uint32_t policy, Selected& selected, const Burst& burst,
              std::uint64_t now) noexcept;
+  [[nodiscard]] std::uint32_t length_of(std::uint32_t frame, std::uint32_t policy,
+                                        const Selected& selected,
+                                        const Burst& burst) const noexcept;
   void send(const Burst& burst, std::uint32_t policy, const Selected& selected) noexcept;
   void fan_out(const Burst& burst) noexcept;
   void describe(Outgoing& outgoing, const Burst& burst, bool scheduled) const noexcept;
@@ -191,8 +207,9 @@ class alignas(64) Pipeline {
   UmemView umem_;
   FramePool& pool_;
   std::vector<Sink*> monitors_;
-  std::vector<std::uint64_t> steps_;         ///< top bits of policies that do more than send
-  bool at_once_ = false;                     ///< bursts may go the short way
+  std::vector<std::uint64_t> steps_;  ///< top bits of policies that do more than send
+  bool at_once_ = false;              ///< bursts may go the short way
+  std::uint32_t recording_count_ = 0;
   plan::LineVector<Lane> lanes_;             ///< by policy
   plan::LineVector<std::uint32_t> order_;    ///< policies with frames, in file order
   plan::LineVector<std::uint64_t> touched_;  ///< bits of policies with frames; zero between bursts
@@ -203,6 +220,7 @@ class alignas(64) Pipeline {
   plan::LineVector<PolicyMonitorCounters> pair_counters_;  ///< by target
   std::vector<PolicyCounters> policy_counters_;
   plan::LineVector<MonitorCounters> monitor_counters_;
+  std::array<Recording, kRecordings> recordings_{};
 };
 
 }  // namespace vtap::pipeline

@@ -14,11 +14,13 @@
 #include <barrier>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <thread>
 
+#include "control/connection.hpp"
 #include "control/fd.hpp"
 #include "control/listener.hpp"
 #include "control/server.hpp"
@@ -109,8 +111,10 @@ class Control : public testing::Test {
   /// What comes back for raw bytes, until the server hangs up or `patience` is over.
   static std::string talk(const Fd& fd, const std::string& bytes,
                           std::chrono::milliseconds patience) {
-    EXPECT_EQ(::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
-              static_cast<ssize_t>(bytes.size()));
+    if (!bytes.empty()) {
+      EXPECT_EQ(::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+                static_cast<ssize_t>(bytes.size()));
+    }
     std::string out;
     std::array<char, 4096> buffer;
     pollfd polled{fd.get(), POLLIN, 0};
@@ -192,6 +196,89 @@ TEST_F(Control, ASecondReloadAtTheSameTimeIsRefused) {
   release = true;
   caller.join();
   EXPECT_EQ(first.status, 200);
+}
+
+/// A stream of pieces, which tells what becomes of it. Empty pieces: nothing by now.
+class Pieces final : public Stream {
+ public:
+  struct Fate {
+    std::atomic<bool> asked_for_the_last{false}, gone{false};
+  };
+  Pieces(std::string piece, int count, Fate& fate)
+      : piece_(std::move(piece)), left_(count), fate_(fate) {}
+  ~Pieces() override { fate_.gone = true; }
+  std::optional<std::string> next(bool last) override {
+    if (last) fate_.asked_for_the_last = true;
+    if (last) return "last words";
+    if (left_ == 0) return std::nullopt;
+    --left_;
+    return piece_;
+  }
+
+ private:
+  std::string piece_;
+  int left_;
+  Fate& fate_;
+};
+
+constexpr int kEndless = -1;
+constexpr auto kAskForCapture = "GET /v1/capture HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+Handlers streaming(std::string piece, int count, Pieces::Fate& fate) {
+  Handlers handlers;
+  handlers.capture = [=, &fate](const CaptureRequest&) -> Result<std::unique_ptr<Stream>> {
+    return std::unique_ptr<Stream>(std::make_unique<Pieces>(piece, count, fate));
+  };
+  return handlers;
+}
+
+TEST_F(Control, AStreamComesPieceByPieceToItsEnd) {
+  Pieces::Fate fate;
+  const auto server = serve(streaming("0123456789", 100, fate));
+  const auto result = client().Get("/v1/capture");
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->status, 200);
+  EXPECT_EQ(result->get_header_value("Content-Type"), "application/x-pcapng");
+  std::string wanted;
+  for (int i = 0; i < 100; ++i) wanted += "0123456789";
+  EXPECT_EQ(result->body, wanted);
+  EXPECT_TRUE(fate.gone);
+  EXPECT_FALSE(fate.asked_for_the_last);
+}
+
+TEST_F(Control, AStreamLivesLongerThanAResponseAndEndsWithItsClient) {
+  Pieces::Fate fate;
+  const auto server = serve(streaming("", kEndless, fate));
+  const Fd fd = connect();
+  const std::string head = talk(fd, kAskForCapture, 2500ms);  // more than Connection::kPatience
+  EXPECT_NE(head.find("Transfer-Encoding: chunked"), std::string::npos) << head;
+  EXPECT_FALSE(fate.gone);
+  ::shutdown(fd.get(), SHUT_WR);
+  EXPECT_EQ(talk(fd, "", 1000ms), "a\r\nlast words\r\n0\r\n\r\n");
+  EXPECT_TRUE(fate.gone);
+}
+
+TEST_F(Control, AStreamEndsWithTheServerWhetherItIsReadOrNot) {
+  Pieces::Fate read, hung;
+  {
+    const auto server = serve(streaming("", kEndless, read));
+    const Fd fd = connect();
+    talk(fd, kAskForCapture, 100ms);
+    const auto began = Clock::now();
+    server->stop();
+    EXPECT_LT(Clock::now() - began, 1s);
+    EXPECT_TRUE(read.asked_for_the_last && read.gone);
+    EXPECT_NE(talk(fd, "", 100ms).find("last words"), std::string::npos);
+  }
+  const auto server = serve(streaming(std::string(1 << 20, 'x'), kEndless, hung));
+  const Fd fd = connect();
+  EXPECT_GT(::send(fd.get(), kAskForCapture, std::strlen(kAskForCapture), MSG_NOSIGNAL), 0);
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(get("/v1/version").status, 200);
+  const auto began = Clock::now();
+  server->stop();
+  EXPECT_LT(Clock::now() - began, Connection::kPatience + 1s);
+  EXPECT_TRUE(hung.gone);
 }
 
 TEST_F(Control, ExceptionsOfHandlersBecome500) {

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
+#include <utility>
 
 #include "control/api.hpp"
 #include "control/server.hpp"
@@ -152,7 +153,16 @@ TEST(OpenApi, HasTheBodiesAndParametersOfTheCode) {
     const bool named = std::string(route.path).ends_with("{name}");
     EXPECT_EQ(path.contains("parameters"), named) << name;
     EXPECT_EQ(operation["responses"].contains("404"), named && method != "put") << name;
-    const bool persists = operation.contains("parameters");
+    std::set<std::string> query;
+    bool persists = false;
+    for (const Doc& parameter : operation.value("parameters", Doc::array())) {
+      if (resolved(parameter)["name"] == "persist") {
+        persists = true;
+      } else {
+        query.insert(parameter.at("name").get<std::string>());
+      }
+    }
+    EXPECT_EQ(query, std::set<std::string>(route.query.begin(), route.query.end())) << name;
     // What makes a generation from an edit can be written back.
     EXPECT_EQ(persists,
               route.takes_body != (method == "delete") && std::string(route.path) != "/v1/detach")
@@ -237,6 +247,17 @@ stats::Snapshot counters() {
   return out;
 }
 
+/// Bytes once, and then the end.
+class Once final : public Stream {
+ public:
+  std::optional<std::string> next(bool /*last*/) override {
+    return std::exchange(done_, true) ? std::nullopt : std::optional<std::string>("bytes");
+  }
+
+ private:
+  bool done_ = false;
+};
+
 class OpenApiServed : public testing::Test {
  protected:
   void SetUp() override {
@@ -264,6 +285,9 @@ class OpenApiServed : public testing::Test {
                 },
             .detach = [](const std::vector<std::string>&) -> Result<std::string> {
               return std::string(R"({"undone":["eth1: x"]})");
+            },
+            .capture = [](const CaptureRequest&) -> Result<std::unique_ptr<Stream>> {
+              return std::unique_ptr<Stream>(std::make_unique<Once>());
             },
             .metrics_text = [] { return std::string("# none\n"); }};
   }

@@ -110,7 +110,7 @@ TEST_F(Change, WhatCannotBeSentIsRefusedBeforeAnythingIsAsked) {
       {"monitor", "add", "ids"},
       {"monitor", "add", "ids", "--port", "eth3", "--queue", "x"},
       {"tap", "add", "wan"},
-      {"capture"},
+      {"capture", "--frames", "many"},
       {},
       {"nonsense"},
       {"doctor", "-c", "tap.toml"},

@@ -3,6 +3,7 @@
 
 #include <httplib.h>
 #include <openssl/x509.h>
+#include <sys/socket.h>
 
 #include <cerrno>
 #include <cstring>
@@ -17,6 +18,7 @@ using Http = httplib::ClientImpl;  // httplib::Client takes no https URL of an I
 
 constexpr std::chrono::seconds kConnectPatience{2};
 constexpr std::chrono::seconds kReadPatience{5};
+constexpr std::chrono::hours kStreamPatience{24 * 365};
 constexpr std::chrono::seconds kChangePatience{60};  // rebinding sockets takes seconds each
 
 Error not_reachable(const std::string& socket, int code) {
@@ -179,6 +181,50 @@ Result<Answer> Client::exchange(const Request& request) const {
   const httplib::Result result = http->send(asked);
   if (!result) return not_answered(endpoint_, *http, result.error());
   return Answer{result->status, result->body};
+}
+
+/// The broker sees that nothing more comes from here, sends its last words, and hangs up.
+void Client::Streaming::end() noexcept {
+  const int socket = socket_.load();
+  if (socket >= 0) ::shutdown(socket, asked_.exchange(true) ? SHUT_RDWR : SHUT_WR);
+}
+
+Result<void> Client::stream(const std::string& path, Streaming& streaming,
+                            const std::function<bool(std::string_view bytes)>& take) const {
+  if (!endpoint_.url) {
+    const int code = control::probe_socket(endpoint_.socket);
+    if (code != 0) return not_reachable(endpoint_.socket, code);
+  }
+  try {
+    const std::unique_ptr<Http> http = open(endpoint_);
+    http->set_url_encode(false);
+    http->set_connection_timeout(kConnectPatience);
+    http->set_read_timeout(kStreamPatience);  // there may be nothing to say for long
+    Answer refused;
+    bool enough = false;
+    httplib::Request asked;
+    asked.method = "GET";
+    asked.path = path;
+    asked.headers = headers_of(endpoint_);
+    asked.response_handler = [&](const httplib::Response& response) {
+      refused.status = response.status;
+      streaming.socket_ = static_cast<int>(http->socket());
+      return true;
+    };
+    asked.content_receiver = [&](const char* data, size_t size, size_t, size_t) {
+      if (refused.status == 200) return !(enough = !take({data, size}));
+      refused.body.append(data, size);
+      return true;
+    };
+    const httplib::Result result = http->send(asked);
+    streaming.socket_ = -1;
+    if (enough) return {};
+    if (!result) return not_answered(endpoint_, *http, result.error());
+    if (refused.status != 200) return refusal(endpoint_, refused);
+    return {};
+  } catch (const std::exception& error) {
+    return Error{"asking the vtap-broker at " + endpoint_.name() + ": " + error.what()};
+  }
 }
 
 }  // namespace vtap::ctl

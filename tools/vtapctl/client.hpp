@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <chrono>
+#include <functional>
 #include <string>
+#include <string_view>
 
 #include "endpoint.hpp"
 #include "json_view.hpp"
@@ -52,6 +55,22 @@ class Client {
 
   /// The same for an answer at hand.
   [[nodiscard]] Result<Reply> granted(Answer answer, const Request& request) const;
+
+  /// The way to a stream while it runs.
+  class Streaming {
+   public:
+    /// Asks the broker to come to an end; the second time, hangs up. Any thread.
+    void end() noexcept;
+
+   private:
+    friend class Client;
+    std::atomic<int> socket_{-1};
+    std::atomic<bool> asked_{false};
+  };
+  /// An answer without end (GET): `take` gets its bytes as they come, and says whether it wants
+  /// more. Errors: as for ask(), also when the broker hangs up before the stream has ended.
+  [[nodiscard]] Result<void> stream(const std::string& path, Streaming& streaming,
+                                    const std::function<bool(std::string_view bytes)>& take) const;
 
   [[nodiscard]] const Endpoint& endpoint() const { return endpoint_; }
 

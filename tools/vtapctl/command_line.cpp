@@ -55,6 +55,7 @@ void describe(CLI::App& app, Shell& shell) {
   add_reload(app, shell);
   add_detach(app, shell);
   add_doctor(app, shell);
+  add_capture(app, shell);
   add_completion(app, shell);
 }
 

@@ -23,6 +23,10 @@ struct Io {
   std::function<void(std::chrono::milliseconds)> pause;   ///< between two readings
   std::function<bool()> tick;                             ///< next second; false: enough
   std::filesystem::path sockets;                          ///< where brokers have theirs
+  /// Does `work`; when the user has had enough before it is done, calls `end` beside it, perhaps
+  /// more than once.
+  std::function<void(const std::function<void()>& work, const std::function<void()>& end)>
+      interruptible = [](const auto& work, const auto& /*end*/) { work(); };
 };
 
 }  // namespace vtap::ctl

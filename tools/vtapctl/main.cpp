@@ -2,8 +2,10 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <iostream>
 #include <thread>
 
@@ -17,6 +19,20 @@ using vtap::ctl::Screen;
 /// fetched here, so there is no handler, and no screen is left half drawn.
 class Ticker {
  public:
+  void interruptible(const std::function<void()>& work, const std::function<void()>& end) {
+    if (!blocked_) block();
+    std::atomic<bool> done{false};
+    std::thread waiter([&] {
+      constexpr timespec soon{0, 100'000'000};
+      while (!done) {
+        if (::sigtimedwait(&signals_, nullptr, &soon) >= 0) end();
+      }
+    });
+    work();
+    done = true;
+    waiter.join();
+  }
+
   [[nodiscard]] bool next() {
     if (!blocked_) block();
     constexpr timespec second{1, 0};
@@ -57,14 +73,16 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a write to a broker or reader that is gone fails instead
   try {
     Ticker ticker;
-    const vtap::ctl::Io io{std::cout,
-                           std::cerr,
-                           std::cin,
-                           variable,
-                           terminal,
-                           sleep_for,
-                           [&] { return ticker.next(); },
-                           vtap::ctl::kSocketDirectory};
+    const vtap::ctl::Io io{
+        std::cout,
+        std::cerr,
+        std::cin,
+        variable,
+        terminal,
+        sleep_for,
+        [&] { return ticker.next(); },
+        vtap::ctl::kSocketDirectory,
+        [&](const auto& work, const auto& end) { ticker.interruptible(work, end); }};
     return static_cast<int>(vtap::ctl::run({argv + 1, argv + argc}, io));
   } catch (const std::exception& error) {
     std::cerr << "vtapctl: " << error.what() << "\n";

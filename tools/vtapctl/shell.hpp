@@ -54,6 +54,7 @@ void add_config(CLI::App& app, Shell& shell);
 void add_reload(CLI::App& app, Shell& shell);
 void add_detach(CLI::App& app, Shell& shell);
 void add_doctor(CLI::App& app, Shell& shell);
+void add_capture(CLI::App& app, Shell& shell);
 void add_completion(CLI::App& app, Shell& shell);
 
 /// All of vtapctl but the process around it. `arguments`: without the program's name.
