@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/recorder.hpp"
 
-#include <cstring>
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -55,18 +55,21 @@ std::optional<Record> RecordRing::pop(std::vector<std::uint8_t>& frame) {
   return record;
 }
 
+/// Copies of no bytes, too, whose address may be null: memcpy() has no such thing.
 void RecordRing::put(std::uint64_t at, const void* from, std::size_t size) noexcept {
   const std::size_t begin = at % kBytes;
   const std::size_t first = std::min(size, kBytes - begin);
-  std::memcpy(bytes_.data() + begin, from, first);
-  std::memcpy(bytes_.data(), static_cast<const std::uint8_t*>(from) + first, size - first);
+  const auto* bytes = static_cast<const std::uint8_t*>(from);
+  std::copy_n(bytes, first, bytes_.data() + begin);
+  std::copy_n(bytes + first, size - first, bytes_.data());
 }
 
 void RecordRing::get(std::uint64_t at, void* to, std::size_t size) const noexcept {
   const std::size_t begin = at % kBytes;
   const std::size_t first = std::min(size, kBytes - begin);
-  std::memcpy(to, bytes_.data() + begin, first);
-  std::memcpy(static_cast<std::uint8_t*>(to) + first, bytes_.data(), size - first);
+  auto* bytes = static_cast<std::uint8_t*>(to);
+  std::copy_n(bytes_.data() + begin, first, bytes);
+  std::copy_n(bytes_.data(), size - first, bytes + first);
 }
 
 /// The clock is read once a burst, without a system call (vDSO).

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import random
+import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from lab import Lab, Namespace, Wire
 from packets import ip_frame, tcp_segment
@@ -131,6 +135,42 @@ class BothWays:
     def assert_complete(self) -> None:
         for what, delivery in self.deliveries:
             delivery.assert_complete(what)
+
+
+class Flood:
+    """Frames from the left end of pair 0 to the right at a rate that only vtap-gen keeps; sent and
+    arrived are counted. The tap's port must poll: GRO is turned on."""
+
+    def __init__(self, lab: Lab, generator: Path, rate: int = 50_000) -> None:
+        lab.port("t0").offload("gro", "on")
+        self._lab, self._generator, self._rate = lab, str(generator), rate
+        self.sent = self.arrived = 0
+
+    def _start(self, namespace: Namespace, *words: str) -> subprocess.Popen:
+        with namespace.entered():
+            return subprocess.Popen([self._generator, *words, "--json"], text=True,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def __enter__(self) -> "Flood":
+        self._sink = self._start(self._lab.right_ns, "sink", "--port", "r0")
+        assert "ready" in self._sink.stderr.readline()
+        self._source = self._start(self._lab.left_ns, "--port", "l0", "--flows", "1000",
+                                   "--rate", str(self._rate), "--seconds", "86400")
+        time.sleep(0.2)
+        return self
+
+    def __exit__(self, kind, *_exc) -> None:
+        counts = []
+        for process in (self._source, self._sink):
+            assert process.poll() is None or kind, process.stderr.read()
+            process.send_signal(signal.SIGINT)
+            counts.append(json.loads(process.communicate(timeout=10)[0].splitlines()[-1])["frames"])
+            time.sleep(0.2)
+        self.sent, self.arrived = counts
+
+    def assert_complete(self) -> None:
+        assert self.sent > self._rate / 10, self.sent
+        assert self.sent == self.arrived, f"{self.sent - self.arrived} of {self.sent} lost"
 
 
 def tcp_transfer(server_ns: Namespace, client_ns: Namespace, host: str, size: int,
