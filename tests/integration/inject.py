@@ -18,6 +18,7 @@ from pathlib import Path
 
 SUPPORTED = platform.machine() == "x86_64"
 
+_POKE_DATA = 5
 _CONTINUE, _SINGLE_STEP, _GET_REGISTERS, _SET_REGISTERS, _ATTACH, _DETACH = 7, 9, 12, 13, 16, 17
 _WALL = 0x40000000  # wait for threads, too
 _SYSCALL = b"\x0f\x05"
@@ -35,9 +36,11 @@ class _Registers(ctypes.Structure):
         "fs_base gs_base ds es fs gs").split()]
 
 
-def _ptrace(request: int, thread: int, data: object = None) -> None:
-    pointer = ctypes.cast(ctypes.byref(data), ctypes.c_void_p) if data is not None else None
-    if _libc.ptrace(request, thread, None, pointer) != 0:
+def _ptrace(request: int, thread: int, data: ctypes.Structure | int | None = None,
+            address: int | None = None) -> None:
+    if isinstance(data, ctypes.Structure):
+        data = ctypes.cast(ctypes.byref(data), ctypes.c_void_p)
+    if _libc.ptrace(request, thread, address, data) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), f"ptrace request {request}")
 
@@ -101,9 +104,13 @@ class Puppet:
         assert os.WIFSTOPPED(status), f"the thread ended: status {status:#x}"
 
     def _write(self, address: int, data: bytes) -> None:
-        with self._memory.open("r+b", buffering=0) as memory:
-            memory.seek(address)
-            memory.write(data)
+        """By ptrace: kernels may let /proc/PID/mem write only where the process itself could."""
+        for at in range(0, len(data), 8):
+            word = data[at:at + 8]
+            with self._memory.open("rb", buffering=0) as memory:
+                memory.seek(address + at)
+                word += memory.read(8)[len(word):]
+            _ptrace(_POKE_DATA, self._thread, int.from_bytes(word, "little"), address + at)
 
 
 @contextmanager

@@ -300,9 +300,9 @@ def test_into_a_pipe_that_closes_and_not_to_a_terminal() -> None:
                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
                 reader = subprocess.Popen(["tcpdump", "-nn", "-c", "5", "-r", "-"],
                                           stdin=capture.stdout, stdout=subprocess.PIPE, text=True,
-                                          stderr=subprocess.DEVNULL)
+                                          stderr=subprocess.PIPE)
                 capture.stdout.close()
-            time.sleep(0.3)
+            assert "reading from file" in reader.stderr.readline()  # it has the capture's beginning
             carry(TCP, lab.left, lab.right, lab.monitors)
             assert len(reader.communicate(timeout=10)[0].splitlines()) == 5
             carry(TCP, lab.left, lab.right, lab.monitors)
