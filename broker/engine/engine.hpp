@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -98,6 +99,10 @@ class Engine {
     std::vector<std::optional<MonitorPort::Queue>> new_queues;  ///< by monitor
     std::vector<std::unique_ptr<TapPort>> gone;
     std::vector<std::unique_ptr<MonitorPort>> gone_monitors;
+
+    [[nodiscard]] bool keeps(const TapPort& port) const {
+      return std::ranges::find(staying, &port) != staying.end();
+    }
   };
   /// A queue whose plan is gone and in which copies may still wait.
   struct Leftover {
@@ -122,6 +127,7 @@ class Engine {
   Result<void> prepare_queue(Transition& transition, std::uint32_t monitor);
   void undo(Transition& transition);
   void commit(Transition& transition);
+  void retire(const Transition& transition);
   void let_go(Transition& transition);
   void retire_port(TapPort& port);
   void open_the_rest(Transition& transition);

@@ -292,30 +292,23 @@ void Engine::undo(Transition& transition) {
 }
 
 void Engine::commit(Transition& transition) {
-  let_go(transition);
-  open_the_rest(transition);
-  adopt(transition);
-  switch_over(transition);
+  retire(transition);
+  {
+    // One step for those who read counters: on the way, the ports are those of neither plan.
+    const std::lock_guard lock(ports_mutex_);
+    let_go(transition);
+    open_the_rest(transition);
+    adopt(transition);
+    switch_over(transition);
+  }
   finish(transition);
 }
 
-/// Ports whose time is over become wires, or pass. Then their devices are free for others.
-void Engine::let_go(Transition& transition) {
-  const auto stays = [&](const auto& port) {
-    return std::ranges::find(transition.staying, port.get()) != transition.staying.end();
-  };
-  const auto& monitors = transition.monitors;
-  const auto wanted = [&](const std::string& device) {
-    const auto& config = transition.next->config().monitors;
-    for (std::size_t i = 0; i < config.size(); ++i) {
-      if (monitors[i] == nullptr && config[i].port == device) return true;
-    }
-    return std::ranges::any_of(transition.wants,
-                               [&](const Want& want) { return want.link.name == device; });
-  };
+/// Ports whose time is over become wires, or pass.
+void Engine::retire(const Transition& transition) {
   bool any = false;
   for (const auto& port : taps_) {
-    if (stays(port)) continue;
+    if (transition.keeps(*port)) continue;
     any = true;
     if (port->capture() == config::Capture::redirect) {
       for (std::uint32_t i = 0; i < workers_.size(); ++i) {
@@ -327,9 +320,21 @@ void Engine::let_go(Transition& transition) {
     if (auto done = port->disengage(); !done) spdlog::warn("{}", done.error().message);
   }
   if (any) wait_for_programs();
-  const std::lock_guard lock(ports_mutex_);
+}
+
+/// Their devices are free for others from here on.
+void Engine::let_go(Transition& transition) {
+  const auto& monitors = transition.monitors;
+  const auto wanted = [&](const std::string& device) {
+    const auto& config = transition.next->config().monitors;
+    for (std::size_t i = 0; i < config.size(); ++i) {
+      if (monitors[i] == nullptr && config[i].port == device) return true;
+    }
+    return std::ranges::any_of(transition.wants,
+                               [&](const Want& want) { return want.link.name == device; });
+  };
   for (auto& port : taps_) {
-    if (stays(port)) continue;
+    if (transition.keeps(*port)) continue;
     retire_port(*port);
     transition.gone.push_back(std::move(port));
   }
@@ -411,7 +416,6 @@ void Engine::retire_port(TapPort& port) {
 
 /// What had to wait for a device that was in use.
 void Engine::open_the_rest(Transition& transition) {
-  const std::lock_guard lock(ports_mutex_);
   const Generation& next = *transition.next;
   for (std::uint32_t tap = 0; tap < next.config().taps.size(); ++tap) {
     bool there = true;
@@ -449,7 +453,6 @@ void Engine::open_the_rest(Transition& transition) {
 
 /// The workers get ready for copies of the next plan.
 void Engine::adopt(Transition& transition) {
-  const std::lock_guard lock(ports_mutex_);
   Generation& next = *transition.next;
   share_out(transition);
   for (const Want& want : transition.wants) {
@@ -486,7 +489,6 @@ void Engine::switch_over(Transition& transition) {
   // A device has one queue of frames that XDP sends to it, and that one program, the first frame's:
   // two plans that cut must not meet in it (docs/decisions/0021).
   const bool apart = now_ && (now_->cuts() || transition.next->cuts());
-  const std::lock_guard lock(ports_mutex_);
   if (apart) {
     for (TapPort* port : transition.staying) {
       if (port != nullptr) static_cast<void>(port->disengage());

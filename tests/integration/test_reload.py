@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -171,6 +174,49 @@ def test_a_port_changes_its_role() -> None:
                 assert_frames(TCP, lab.monitor(0).receive(len(TCP)), f"plan {number}")
             running.settled()
         traffic.assert_complete()
+
+
+@contextlib.contextmanager
+def _read_all_the_time(running: Broker, look) -> Iterator[None]:
+    """The counters, by three clients at once; `look` is called with each answer."""
+    stop = threading.Event()
+    problems: list[str] = []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                look(running.api("GET", "/v1/stats")[1])
+        except Exception as error:  # of a thread: told below
+            problems.append(repr(error))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not problems, problems
+
+
+def test_counters_are_read_while_monitors_come_and_go() -> None:
+    """Whoever reads them meets one plan or the other, and never lists on the way between."""
+    with Lab(monitors=3) as lab:
+        lab.open_wires()
+        large = config([inline()], monitors(3), [policy(to=["mon0", "mon1", "mon2"])])
+        small = config([inline()], [monitors(3)[1]], [policy(to=["mon1"])])
+
+        def look(stats: dict) -> None:
+            assert len(stats["taps"][0]["ports"]) == 2, stats["taps"]
+            assert [each["name"] for each in stats["monitors"]] in (
+                ["mon0", "mon1", "mon2"], ["mon1"])
+
+        with Broker(lab, large) as running, _read_all_the_time(running, look):
+            for _ in range(15):
+                running.reload(small)
+                running.reload(large)
 
 
 def test_scheduled_monitors_change() -> None:
