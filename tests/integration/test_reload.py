@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import threading
 import time
 from collections import defaultdict
@@ -78,6 +79,29 @@ def test_a_monitor_joins_a_policy_and_leaves_it() -> None:
             assert by_name(stats, "monitors")["mon0"]["removed_policies"]["sent_frames"] == \
                 2 * len(TCP)
             assert by_name(stats, "policies")["all"]["matched_frames"] == 3 * len(TCP)
+
+
+def test_a_storm_of_reloads_keeps_nobody_out() -> None:
+    """SIGHUP again and again, faster than a reload is done: the API answers, SIGTERM ends it."""
+    with Lab() as lab, Broker(lab, config([inline()], monitors(1), [policy()])) as running:
+        stop = threading.Event()
+
+        def storm() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                while not stop.wait(0.002):
+                    os.kill(running.pid, signal.SIGHUP)
+
+        thread = threading.Thread(target=storm)
+        thread.start()
+        try:
+            time.sleep(0.5)
+            for _ in range(3):
+                assert running.api("GET", "/v1/status")[0] == 200
+            assert running.stop() == 0
+        finally:
+            stop.set()
+            thread.join()
+        running.start()
 
 
 BROKEN = {
