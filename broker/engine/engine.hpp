@@ -180,6 +180,8 @@ class Engine {
   stats::Policy policy_snapshot(std::uint32_t policy) const;
   stats::Monitor monitor_snapshot(std::uint32_t monitor) const;
   [[nodiscard]] MonitorTotals ring_totals(const MonitorPort& monitor) const;
+  [[nodiscard]] MonitorTotals refused_totals(std::uint32_t target) const;
+  [[nodiscard]] MonitorTotals queue_totals(const worker::Worker& owner, std::uint32_t target) const;
   std::vector<stats::Worker> worker_snapshots() const;
   void fold(const Generation& gone, const Generation& next);
 
@@ -197,7 +199,10 @@ class Engine {
   std::unique_ptr<Generation> now_;
   std::vector<std::unique_ptr<TapPort>> taps_;          ///< in the order of the plan
   std::vector<std::unique_ptr<MonitorPort>> monitors_;  ///< by index in the config
-  Ledger past_;                                         ///< of plans and rings that are gone
+  /// Of the plan before, until their counters are in past_: one that moves to another port counts
+  /// in two places.
+  std::vector<const MonitorPort*> leaving_;
+  Ledger past_;  ///< of plans and rings that are gone
   std::vector<bool> targets_used_;
   std::vector<Leftover> leftovers_;
   std::set<std::string> left_;

@@ -574,6 +574,7 @@ void Engine::finish(Transition& transition) {
     const bool scheduled = transition.shares.monitors[i].schedule.has_value();
     if (monitor.queue && (changed || !scheduled)) {
       sweep(&monitor.name());
+  for (const auto& monitor : transition.gone_monitors) leaving_.push_back(monitor.get());
       leftovers_.push_back({monitor.name(), monitor.queue->target, monitor.owners().front()});
       monitor.queue.reset();
     }
@@ -591,7 +592,6 @@ void Engine::finish(Transition& transition) {
   }
   for (const auto& monitor : transition.gone_monitors) {
     give_up(*monitor);
-    fold_rings(*monitor);
     if (monitor->queue) {
       drop_queue({monitor->name(), monitor->queue->target, monitor->owners().front()});
     }
@@ -612,10 +612,13 @@ void Engine::finish(Transition& transition) {
 /// Waits until the workers have taken all copies that programs of the plan before have made.
 void Engine::drain_before() {
   std::vector<io::TeeSource::Mark> marks(workers_.size());
+      monitor->queue.reset();
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     on_worker(i, [&](worker::Worker& worker) { marks[i] = worker.tee().mark(); });
+    fold_rings(*monitor);
   }
   const bool drained = eventually([&] {
+  leaving_.clear();
     bool past = true;
     for (std::uint32_t i = 0; i < workers_.size(); ++i) {
       on_worker(i, [&](worker::Worker& worker) { past &= worker.tee().is_past(marks[i]); });
@@ -655,7 +658,8 @@ void Engine::drop_queue(const Leftover& leftover) {
   free_target(leftover.target);
 }
 
-/// The counters of a monitor's rings go on, if it has moved to another port.
+/// The counters of a monitor's rings go on, if it has moved to another port. Behind drop_queue(),
+/// which counts on its own.
 void Engine::fold_rings(const MonitorPort& monitor) {
   const auto& monitors = now_->config().monitors;
   if (std::ranges::find(monitors, monitor.name(), &config::Monitor::name) == monitors.end()) {

@@ -243,6 +243,51 @@ def test_counters_are_read_while_monitors_come_and_go() -> None:
                 running.reload(large)
 
 
+def test_a_scheduled_monitor_moves() -> None:
+    """What its queue dropped counts once; nothing of it goes on with a later one of its name."""
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+
+        def text(port: str, name: str = "slow") -> str:
+            return config([inline()], [{"name": name, "port": port, "rate": "50kbit/s",
+                                        "queue": 20}], [policy(to=[name])])
+
+        with Broker(lab, text("m0")) as running:
+            lab.left.send_all(TCP * 3)
+            before = running.settled(10)["monitors"][0]["dropped"]
+            assert before["queue_full"] > 0
+            running.reload(text("m1"))
+            after = running.settled()["monitors"][0]
+            assert (after["port"], after["dropped"]) == ("m1", before)
+            lab.left.send_all(TCP * 3)
+            running.settled(10)
+            running.reload(text("m0", "other"))
+            running.reload(text("m0"))
+            assert sum(running.settled()["monitors"][0]["dropped"].values()) == 0
+
+
+def test_counters_never_go_back_while_a_monitor_moves() -> None:
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+        last: dict[int, int] = {}
+
+        def look(stats: dict) -> None:
+            counted = stats["monitors"][0]["tx_frames"] + \
+                sum(stats["monitors"][0]["dropped"].values())
+            client = threading.get_ident()
+            assert counted >= last.get(client, 0)
+            last[client] = counted
+
+        texts = [config([inline()], [{"name": "mon", "port": f"m{port}"}], [policy(to=["mon"])])
+                 for port in range(2)]
+        with Broker(lab, texts[0]) as running:
+            with BothWays(lab) as traffic, _read_all_the_time(running, look):
+                for turn in range(8):
+                    running.reload(texts[(turn + 1) % 2])
+            traffic.assert_complete()
+            running.settled()
+
+
 def test_scheduled_monitors_change() -> None:
     """Rates, priorities and queues come, change and go; copies keep their order, none is lost."""
     with Lab(monitors=1) as lab:
