@@ -20,10 +20,10 @@ constexpr auto kLook = 200us;  ///< between two looks at what drains
 /// A zero-copy device may still write frames for a moment after its socket was closed.
 constexpr auto kZeroCopyQuarantine = 200ms;
 
-template <typename Port>
-void restore(Port& port, host::Port* its) {
-  if (its == nullptr || port.ours_before()) return;
-  if (auto done = its->restore(); !done) spdlog::warn("{}", done.error().message);
+/// Sets a device back as it was found. Null: it is not ours any more.
+void restore(host::Port* port) {
+  if (port == nullptr) return;
+  if (auto done = port->restore(); !done) spdlog::warn("{}", done.error().message);
 }
 
 /// Waits until `done`, but not for ever.
@@ -287,7 +287,8 @@ void Engine::undo(Transition& transition) {
   for (const auto& port : transition.ports) {
     if (!port) continue;
     retire_port(*port);
-    restore(*port, port->host_port());
+    // What an earlier broker left, stays.
+    if (!port->ours_before()) restore(port->host_port());
   }
 }
 
@@ -345,7 +346,7 @@ void Engine::let_go(Transition& transition) {
         std::ranges::any_of(transition.next->config().monitors,
                             [&](const config::Monitor& monitor) { return monitor.port == name; });
     if (becomes_monitor || (!wanted(name) && port->mode() != config::Mode::inline_pair)) {
-      restore(*port, port->host_port());
+      restore(port->host_port());
     } else if (!wanted(name)) {
       left_.insert(name);
       spdlog::info(
@@ -367,7 +368,7 @@ void Engine::let_go(Transition& transition) {
 /// Takes everything of ours off its device.
 void Engine::give_up(MonitorPort& monitor) {
   monitor.take_down();
-  restore(monitor, monitor.host_port());
+  restore(monitor.host_port());
   monitor.forget();
 }
 

@@ -176,6 +176,30 @@ def test_taps_ports_and_monitors_come_and_go(how: str) -> None:
             ledgers_hold(running.settled())
 
 
+def test_ports_are_set_back_by_a_broker_that_was_restarted() -> None:
+    """What it met there when it started was its own, and not what it found."""
+    with Lab(monitors=2, pairs=2) as lab:
+        lab.open_wires()
+        base = inline("base", ("t0", "t1"))
+        small = config([base], monitors(1), [policy()])
+        large = config([base, {"name": "span", "mode": "span", "ports": ["t2"]},
+                        {"name": "host", "mode": "host", "ports": ["t3"]}], monitors(2),
+                       [policy(to=["mon0", "mon1"])])
+
+        def found() -> dict[str, object]:
+            return {key: value for key, value in snapshot(lab.tap_ns).items()
+                    if any(f" {port}" in key for port in ("t2", "t3", "m1"))}
+
+        with Broker(lab, small) as running:
+            before = found()
+            running.reload(large)
+            assert found() != before
+            assert running.stop() == 0
+            running.start()
+            running.reload(small)
+            assert found() == before
+
+
 def test_a_port_changes_its_role() -> None:
     """From a tap's to a monitor's and back, and a pair from one hook to the other."""
     with Lab(monitors=1, pairs=2, napi_ends=True) as lab:
