@@ -124,6 +124,22 @@ int turn_ms(const service::Watchdog& watchdog) {
   return static_cast<int>(std::clamp(wanted, milliseconds(1), kLongest).count());
 }
 
+struct Signalled {
+  bool stop = false, reload = false;
+};
+
+/// What signals have asked for since the last look, however often. All are taken before any is
+/// acted upon: while a reload runs the next SIGHUP may come, and it would be taken before a
+/// SIGTERM.
+Signalled take(const UniqueFd& signals) {
+  Signalled out;
+  signalfd_siginfo signal{};
+  while (read(signals.get(), &signal, sizeof(signal)) == sizeof(signal)) {
+    (signal.ssi_signo == SIGHUP ? out.reload : out.stop) = true;
+  }
+  return out;
+}
+
 /// Runs until a signal ends it.
 Result<void> run(controller::Controller& controller, controller::Requests& requests,
                  const UniqueFd& signals) {
@@ -155,12 +171,12 @@ Result<void> run(controller::Controller& controller, controller::Requests& reque
     if (epoll_wait(epoll.get(), events.data(), events.size(), tick_ms) < 0 && errno != EINTR) {
       return io::bpf_error("waiting for signals and links", -errno);
     }
-    signalfd_siginfo signal{};
-    while (read(signals.get(), &signal, sizeof(signal)) == sizeof(signal)) {
-      if (signal.ssi_signo != SIGHUP) {
-        spdlog::info("stopping");
-        return {};
-      }
+    const Signalled signalled = take(signals);
+    if (signalled.stop) {
+      spdlog::info("stopping");
+      return {};
+    }
+    if (signalled.reload) {
       service::notify_reloading();
       static_cast<void>(controller.reload());  // it says what is wrong, to the log
       service::notify_ready(broker.ready() ? "every port carries" : "waiting for ports");

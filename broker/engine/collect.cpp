@@ -194,28 +194,30 @@ MonitorTotals Engine::monitor_totals(const Generation& plan, std::uint32_t numbe
   return out;
 }
 
-/// What became of copies in its rings, in the queues before these, and behind.
-MonitorTotals Engine::ring_totals(const MonitorPort& monitor) const {
+/// What workers took for a target and then dropped.
+MonitorTotals Engine::refused_totals(std::uint32_t target) const {
   MonitorTotals out;
-  const auto add_refused = [&](std::uint32_t target) {
-    for (const auto& worker : workers_) {
-      const pipeline::MonitorCounters& refused = worker->refused(target);
-      out.ring_full += refused.ring_full.read();
-      out.queue_full += refused.queue_full.read();
-      out.down += refused.down.read();
-    }
-  };
-  const auto add_queue = [&](const worker::Worker& owner, std::uint32_t target) {
-    add_refused(target);
-    if (const worker::MonitorQueue* queue = owner.queue(target)) {
-      out.queue_full += queue->dropped().read();
-    }
-  };
-  add_refused(monitor.target());
-  if (monitor.queue) add_queue(*monitor.owners().front(), monitor.queue->target);
-  for (const Leftover& leftover : leftovers_) {
-    if (leftover.monitor == monitor.name()) add_queue(*leftover.owner, leftover.target);
+  for (const auto& worker : workers_) {
+    const pipeline::MonitorCounters& refused = worker->refused(target);
+    out.ring_full += refused.ring_full.read();
+    out.queue_full += refused.queue_full.read();
+    out.down += refused.down.read();
   }
+  return out;
+}
+
+MonitorTotals Engine::queue_totals(const worker::Worker& owner, std::uint32_t target) const {
+  MonitorTotals out = refused_totals(target);
+  if (const worker::MonitorQueue* queue = owner.queue(target)) {
+    out.queue_full += queue->dropped().read();
+  }
+  return out;
+}
+
+/// What became of copies in its rings, in the queue before these, and behind.
+MonitorTotals Engine::ring_totals(const MonitorPort& monitor) const {
+  MonitorTotals out = refused_totals(monitor.target());
+  if (monitor.queue) out += queue_totals(*monitor.owners().front(), monitor.queue->target);
   for (const worker::Worker* owner : monitor.owners()) {
     const io::XskSink* const sink = owner->sink(monitor.target());
     out.sent_frames += sink->sent_frames().read();
@@ -282,6 +284,13 @@ stats::Latency latency_of(const std::vector<const pipeline::LatencyHistogram*>& 
 stats::Monitor Engine::monitor_snapshot(std::uint32_t monitor) const {
   MonitorPort& port = *monitors_[monitor];
   MonitorTotals totals = ring_totals(port);
+  for (const MonitorPort* leaving : leaving_) {
+    if (leaving->name() == port.name()) totals += ring_totals(*leaving);
+  }
+  for (const Leftover& leftover : leftovers_) {
+    if (leftover.monitor != port.name()) continue;
+    totals += queue_totals(*leftover.owner, leftover.target);
+  }
   if (const auto past = past_.monitors.find(port.name()); past != past_.monitors.end()) {
     totals += past->second;
   }

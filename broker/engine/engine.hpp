@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -98,6 +99,10 @@ class Engine {
     std::vector<std::optional<MonitorPort::Queue>> new_queues;  ///< by monitor
     std::vector<std::unique_ptr<TapPort>> gone;
     std::vector<std::unique_ptr<MonitorPort>> gone_monitors;
+
+    [[nodiscard]] bool keeps(const TapPort& port) const {
+      return std::ranges::find(staying, &port) != staying.end();
+    }
   };
   /// A queue whose plan is gone and in which copies may still wait.
   struct Leftover {
@@ -122,6 +127,7 @@ class Engine {
   Result<void> prepare_queue(Transition& transition, std::uint32_t monitor);
   void undo(Transition& transition);
   void commit(Transition& transition);
+  void retire(const Transition& transition);
   void let_go(Transition& transition);
   void retire_port(TapPort& port);
   void open_the_rest(Transition& transition);
@@ -174,6 +180,8 @@ class Engine {
   stats::Policy policy_snapshot(std::uint32_t policy) const;
   stats::Monitor monitor_snapshot(std::uint32_t monitor) const;
   [[nodiscard]] MonitorTotals ring_totals(const MonitorPort& monitor) const;
+  [[nodiscard]] MonitorTotals refused_totals(std::uint32_t target) const;
+  [[nodiscard]] MonitorTotals queue_totals(const worker::Worker& owner, std::uint32_t target) const;
   std::vector<stats::Worker> worker_snapshots() const;
   void fold(const Generation& gone, const Generation& next);
 
@@ -191,7 +199,10 @@ class Engine {
   std::unique_ptr<Generation> now_;
   std::vector<std::unique_ptr<TapPort>> taps_;          ///< in the order of the plan
   std::vector<std::unique_ptr<MonitorPort>> monitors_;  ///< by index in the config
-  Ledger past_;                                         ///< of plans and rings that are gone
+  /// Of the plan before, until their counters are in past_: one that moves to another port counts
+  /// in two places.
+  std::vector<const MonitorPort*> leaving_;
+  Ledger past_;  ///< of plans and rings that are gone
   std::vector<bool> targets_used_;
   std::vector<Leftover> leftovers_;
   std::set<std::string> left_;

@@ -20,10 +20,10 @@ constexpr auto kLook = 200us;  ///< between two looks at what drains
 /// A zero-copy device may still write frames for a moment after its socket was closed.
 constexpr auto kZeroCopyQuarantine = 200ms;
 
-template <typename Port>
-void restore(Port& port, host::Port* its) {
-  if (its == nullptr || port.ours_before()) return;
-  if (auto done = its->restore(); !done) spdlog::warn("{}", done.error().message);
+/// Sets a device back as it was found. Null: it is not ours any more.
+void restore(host::Port* port) {
+  if (port == nullptr) return;
+  if (auto done = port->restore(); !done) spdlog::warn("{}", done.error().message);
 }
 
 /// Waits until `done`, but not for ever.
@@ -287,35 +287,29 @@ void Engine::undo(Transition& transition) {
   for (const auto& port : transition.ports) {
     if (!port) continue;
     retire_port(*port);
-    restore(*port, port->host_port());
+    // What an earlier broker left, stays.
+    if (!port->ours_before()) restore(port->host_port());
   }
 }
 
 void Engine::commit(Transition& transition) {
-  let_go(transition);
-  open_the_rest(transition);
-  adopt(transition);
-  switch_over(transition);
+  retire(transition);
+  {
+    // One step for those who read counters: on the way, the ports are those of neither plan.
+    const std::lock_guard lock(ports_mutex_);
+    let_go(transition);
+    open_the_rest(transition);
+    adopt(transition);
+    switch_over(transition);
+  }
   finish(transition);
 }
 
-/// Ports whose time is over become wires, or pass. Then their devices are free for others.
-void Engine::let_go(Transition& transition) {
-  const auto stays = [&](const auto& port) {
-    return std::ranges::find(transition.staying, port.get()) != transition.staying.end();
-  };
-  const auto& monitors = transition.monitors;
-  const auto wanted = [&](const std::string& device) {
-    const auto& config = transition.next->config().monitors;
-    for (std::size_t i = 0; i < config.size(); ++i) {
-      if (monitors[i] == nullptr && config[i].port == device) return true;
-    }
-    return std::ranges::any_of(transition.wants,
-                               [&](const Want& want) { return want.link.name == device; });
-  };
+/// Ports whose time is over become wires, or pass.
+void Engine::retire(const Transition& transition) {
   bool any = false;
   for (const auto& port : taps_) {
-    if (stays(port)) continue;
+    if (transition.keeps(*port)) continue;
     any = true;
     if (port->capture() == config::Capture::redirect) {
       for (std::uint32_t i = 0; i < workers_.size(); ++i) {
@@ -327,9 +321,21 @@ void Engine::let_go(Transition& transition) {
     if (auto done = port->disengage(); !done) spdlog::warn("{}", done.error().message);
   }
   if (any) wait_for_programs();
-  const std::lock_guard lock(ports_mutex_);
+}
+
+/// Their devices are free for others from here on.
+void Engine::let_go(Transition& transition) {
+  const auto& monitors = transition.monitors;
+  const auto wanted = [&](const std::string& device) {
+    const auto& config = transition.next->config().monitors;
+    for (std::size_t i = 0; i < config.size(); ++i) {
+      if (monitors[i] == nullptr && config[i].port == device) return true;
+    }
+    return std::ranges::any_of(transition.wants,
+                               [&](const Want& want) { return want.link.name == device; });
+  };
   for (auto& port : taps_) {
-    if (stays(port)) continue;
+    if (transition.keeps(*port)) continue;
     retire_port(*port);
     transition.gone.push_back(std::move(port));
   }
@@ -340,7 +346,7 @@ void Engine::let_go(Transition& transition) {
         std::ranges::any_of(transition.next->config().monitors,
                             [&](const config::Monitor& monitor) { return monitor.port == name; });
     if (becomes_monitor || (!wanted(name) && port->mode() != config::Mode::inline_pair)) {
-      restore(*port, port->host_port());
+      restore(port->host_port());
     } else if (!wanted(name)) {
       left_.insert(name);
       spdlog::info(
@@ -362,7 +368,7 @@ void Engine::let_go(Transition& transition) {
 /// Takes everything of ours off its device.
 void Engine::give_up(MonitorPort& monitor) {
   monitor.take_down();
-  restore(monitor, monitor.host_port());
+  restore(monitor.host_port());
   monitor.forget();
 }
 
@@ -411,7 +417,6 @@ void Engine::retire_port(TapPort& port) {
 
 /// What had to wait for a device that was in use.
 void Engine::open_the_rest(Transition& transition) {
-  const std::lock_guard lock(ports_mutex_);
   const Generation& next = *transition.next;
   for (std::uint32_t tap = 0; tap < next.config().taps.size(); ++tap) {
     bool there = true;
@@ -449,7 +454,6 @@ void Engine::open_the_rest(Transition& transition) {
 
 /// The workers get ready for copies of the next plan.
 void Engine::adopt(Transition& transition) {
-  const std::lock_guard lock(ports_mutex_);
   Generation& next = *transition.next;
   share_out(transition);
   for (const Want& want : transition.wants) {
@@ -486,7 +490,6 @@ void Engine::switch_over(Transition& transition) {
   // A device has one queue of frames that XDP sends to it, and that one program, the first frame's:
   // two plans that cut must not meet in it (docs/decisions/0021).
   const bool apart = now_ && (now_->cuts() || transition.next->cuts());
-  const std::lock_guard lock(ports_mutex_);
   if (apart) {
     for (TapPort* port : transition.staying) {
       if (port != nullptr) static_cast<void>(port->disengage());
@@ -572,6 +575,7 @@ void Engine::finish(Transition& transition) {
     const bool scheduled = transition.shares.monitors[i].schedule.has_value();
     if (monitor.queue && (changed || !scheduled)) {
       sweep(&monitor.name());
+  for (const auto& monitor : transition.gone_monitors) leaving_.push_back(monitor.get());
       leftovers_.push_back({monitor.name(), monitor.queue->target, monitor.owners().front()});
       monitor.queue.reset();
     }
@@ -589,7 +593,6 @@ void Engine::finish(Transition& transition) {
   }
   for (const auto& monitor : transition.gone_monitors) {
     give_up(*monitor);
-    fold_rings(*monitor);
     if (monitor->queue) {
       drop_queue({monitor->name(), monitor->queue->target, monitor->owners().front()});
     }
@@ -610,10 +613,13 @@ void Engine::finish(Transition& transition) {
 /// Waits until the workers have taken all copies that programs of the plan before have made.
 void Engine::drain_before() {
   std::vector<io::TeeSource::Mark> marks(workers_.size());
+      monitor->queue.reset();
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     on_worker(i, [&](worker::Worker& worker) { marks[i] = worker.tee().mark(); });
+    fold_rings(*monitor);
   }
   const bool drained = eventually([&] {
+  leaving_.clear();
     bool past = true;
     for (std::uint32_t i = 0; i < workers_.size(); ++i) {
       on_worker(i, [&](worker::Worker& worker) { past &= worker.tee().is_past(marks[i]); });
@@ -653,7 +659,8 @@ void Engine::drop_queue(const Leftover& leftover) {
   free_target(leftover.target);
 }
 
-/// The counters of a monitor's rings go on, if it has moved to another port.
+/// The counters of a monitor's rings go on, if it has moved to another port. Behind drop_queue(),
+/// which counts on its own.
 void Engine::fold_rings(const MonitorPort& monitor) {
   const auto& monitors = now_->config().monitors;
   if (std::ranges::find(monitors, monitor.name(), &config::Monitor::name) == monitors.end()) {

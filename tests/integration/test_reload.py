@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,6 +79,29 @@ def test_a_monitor_joins_a_policy_and_leaves_it() -> None:
             assert by_name(stats, "monitors")["mon0"]["removed_policies"]["sent_frames"] == \
                 2 * len(TCP)
             assert by_name(stats, "policies")["all"]["matched_frames"] == 3 * len(TCP)
+
+
+def test_a_storm_of_reloads_keeps_nobody_out() -> None:
+    """SIGHUP again and again, faster than a reload is done: the API answers, SIGTERM ends it."""
+    with Lab() as lab, Broker(lab, config([inline()], monitors(1), [policy()])) as running:
+        stop = threading.Event()
+
+        def storm() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                while not stop.wait(0.002):
+                    os.kill(running.pid, signal.SIGHUP)
+
+        thread = threading.Thread(target=storm)
+        thread.start()
+        try:
+            time.sleep(0.5)
+            for _ in range(3):
+                assert running.api("GET", "/v1/status")[0] == 200
+            assert running.stop() == 0
+        finally:
+            stop.set()
+            thread.join()
+        running.start()
 
 
 BROKEN = {
@@ -149,6 +176,30 @@ def test_taps_ports_and_monitors_come_and_go(how: str) -> None:
             ledgers_hold(running.settled())
 
 
+def test_ports_are_set_back_by_a_broker_that_was_restarted() -> None:
+    """What it met there when it started was its own, and not what it found."""
+    with Lab(monitors=2, pairs=2) as lab:
+        lab.open_wires()
+        base = inline("base", ("t0", "t1"))
+        small = config([base], monitors(1), [policy()])
+        large = config([base, {"name": "span", "mode": "span", "ports": ["t2"]},
+                        {"name": "host", "mode": "host", "ports": ["t3"]}], monitors(2),
+                       [policy(to=["mon0", "mon1"])])
+
+        def found() -> dict[str, object]:
+            return {key: value for key, value in snapshot(lab.tap_ns).items()
+                    if any(f" {port}" in key for port in ("t2", "t3", "m1"))}
+
+        with Broker(lab, small) as running:
+            before = found()
+            running.reload(large)
+            assert found() != before
+            assert running.stop() == 0
+            running.start()
+            running.reload(small)
+            assert found() == before
+
+
 def test_a_port_changes_its_role() -> None:
     """From a tap's to a monitor's and back, and a pair from one hook to the other."""
     with Lab(monitors=1, pairs=2, napi_ends=True) as lab:
@@ -171,6 +222,94 @@ def test_a_port_changes_its_role() -> None:
                 assert_frames(TCP, lab.monitor(0).receive(len(TCP)), f"plan {number}")
             running.settled()
         traffic.assert_complete()
+
+
+@contextlib.contextmanager
+def _read_all_the_time(running: Broker, look) -> Iterator[None]:
+    """The counters, by three clients at once; `look` is called with each answer."""
+    stop = threading.Event()
+    problems: list[str] = []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                look(running.api("GET", "/v1/stats")[1])
+        except Exception as error:  # of a thread: told below
+            problems.append(repr(error))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not problems, problems
+
+
+def test_counters_are_read_while_monitors_come_and_go() -> None:
+    """Whoever reads them meets one plan or the other, and never lists on the way between."""
+    with Lab(monitors=3) as lab:
+        lab.open_wires()
+        large = config([inline()], monitors(3), [policy(to=["mon0", "mon1", "mon2"])])
+        small = config([inline()], [monitors(3)[1]], [policy(to=["mon1"])])
+
+        def look(stats: dict) -> None:
+            assert len(stats["taps"][0]["ports"]) == 2, stats["taps"]
+            assert [each["name"] for each in stats["monitors"]] in (
+                ["mon0", "mon1", "mon2"], ["mon1"])
+
+        with Broker(lab, large) as running, _read_all_the_time(running, look):
+            for _ in range(15):
+                running.reload(small)
+                running.reload(large)
+
+
+def test_a_scheduled_monitor_moves() -> None:
+    """What its queue dropped counts once; nothing of it goes on with a later one of its name."""
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+
+        def text(port: str, name: str = "slow") -> str:
+            return config([inline()], [{"name": name, "port": port, "rate": "50kbit/s",
+                                        "queue": 20}], [policy(to=[name])])
+
+        with Broker(lab, text("m0")) as running:
+            lab.left.send_all(TCP * 3)
+            before = running.settled(10)["monitors"][0]["dropped"]
+            assert before["queue_full"] > 0
+            running.reload(text("m1"))
+            after = running.settled()["monitors"][0]
+            assert (after["port"], after["dropped"]) == ("m1", before)
+            lab.left.send_all(TCP * 3)
+            running.settled(10)
+            running.reload(text("m0", "other"))
+            running.reload(text("m0"))
+            assert sum(running.settled()["monitors"][0]["dropped"].values()) == 0
+
+
+def test_counters_never_go_back_while_a_monitor_moves() -> None:
+    with Lab(monitors=2) as lab:
+        lab.open_wires()
+        last: dict[int, int] = {}
+
+        def look(stats: dict) -> None:
+            counted = stats["monitors"][0]["tx_frames"] + \
+                sum(stats["monitors"][0]["dropped"].values())
+            client = threading.get_ident()
+            assert counted >= last.get(client, 0)
+            last[client] = counted
+
+        texts = [config([inline()], [{"name": "mon", "port": f"m{port}"}], [policy(to=["mon"])])
+                 for port in range(2)]
+        with Broker(lab, texts[0]) as running:
+            with BothWays(lab) as traffic, _read_all_the_time(running, look):
+                for turn in range(8):
+                    running.reload(texts[(turn + 1) % 2])
+            traffic.assert_complete()
+            running.settled()
 
 
 def test_scheduled_monitors_change() -> None:
