@@ -11,7 +11,7 @@ import pytest
 
 import packets
 from lab import Lab, Port, Wire, assert_frames, eventually
-from stranger import Machine, commands, fences, run_commands
+from stranger import ROOT, Machine, commands, fences, run_commands
 
 API_FIRST = '''# what was there before
 [[tap]]
@@ -211,3 +211,63 @@ def test_operations_by_vtapctl(lab: Lab) -> None:
             assert f"{lines or 3} frames captured, 0 dropped" in said.stderr, (command, said)
         file = machine.run("tcpdump -nnr web.pcapng")
         assert len(file.stdout.splitlines()) == 3, file
+
+
+# What a machine without a service manager cannot run: the package's test does (tests/package).
+NOT_HERE = re.compile(r"(systemctl|journalctl|apt|cmake|install -m|tools/)")
+
+
+def literal(man: str) -> list[str]:
+    """The commands that a manual displays."""
+    text = (ROOT / "docs/man" / man).read_text()
+    return [line for part in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", text, re.M | re.S)
+            for line in part.splitlines()]
+
+
+def test_services_manuals_and_doctor(lab: Lab) -> None:
+    ethernet(lab, "eth1", "eth2", "eth3", "eth4", "eth5")
+    service = next(text for text in fences("docs/operations.md", "sh") if "--check" in text)
+    lines = [command.text for command in commands(service)]
+    with Machine(lab) as machine:
+        ran = 0
+        for line in [*lines, *literal("vtap-broker.8")]:
+            if NOT_HERE.match(line):
+                continue
+            done = machine.run(line)
+            assert done.returncode == 0, (line, done)
+            ran += 1
+        assert ran == 4, "cp and --check, in either"
+        machine.run("cp /etc/vtap/edge.toml tap.toml")
+        for command in commands(fences("docs/doctor.md", "sh")[0]):
+            done = machine.run(command.text)
+            assert done.returncode == 0 and "zero-copy" in done.stdout, done
+        machine.start("vtap-broker -c /etc/vtap/edge.toml")
+        machine.run("mv /run/vtap/vnf.sock /run/vtap/edge.sock; "
+                    "vtapctl policy add web --monitor analyser --proto tcp --persist")
+        for line in literal("vtapctl.8"):
+            done = machine.interrupted(line, lambda: None, 1.2)
+            assert done.returncode == 0 and done.stdout + done.stderr, (line, done)
+
+
+def test_manual_has_every_command_and_option(lab: Lab) -> None:
+    """vtapctl(8) against vtapctl itself, by what it offers for completion."""
+    manual = (ROOT / "docs/man/vtapctl.8").read_text().replace("\\-", "-")
+    named = set(re.findall(r"(?:^\.(?:It|Op|Fl|Cm)|[ ,]|Fl) -([a-z-]+)", manual, re.M))
+    with Machine(lab) as machine:
+        def offered(*words: str) -> list[str]:
+            done = machine.run(f"vtapctl __complete {' '.join(words)} ''")
+            return [line.partition("\t")[0] for line in done.stdout.splitlines()]
+
+        seen: set[str] = set()
+        paths: list[tuple[str, ...]] = [()]
+        while paths:
+            path = paths.pop()
+            options = machine.run(f"vtapctl __complete {' '.join(path)} -").stdout
+            seen |= {word[2:] for word in re.findall(r"^--[a-z-]+", options, re.M)}
+            inner = machine.run(f"vtapctl {' '.join(path)} --help").stdout
+            for word in re.findall(r"^  ([a-z]+) +[A-Z]", inner.partition("Subcommands:")[2], re.M):
+                assert re.search(rf"\b{word}\b", manual), f"{path} {word} is not in the manual"
+                paths.append((*path, word))
+        assert {"persist", "filter", "cacert", "fix", "watch", "snaplen"} <= seen
+        assert not seen - named, "options that the manual does not name"
+        assert not named - seen - {"version", "help"}, "options that there are not"
