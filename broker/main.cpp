@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // config -> plan -> open -> run -> drain
-#include <cap-ng.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -18,6 +17,7 @@
 #include <stdexcept>
 
 #include "config/config.hpp"
+#include "confine/capabilities.hpp"
 #include "confine/process.hpp"
 #include "control/server.hpp"
 #include "controller/capture.hpp"
@@ -71,21 +71,10 @@ int fail(const Error& error) {
 
 /// What this process must be allowed to do; named before anything is touched.
 Result<void> check_privileges() {
-  struct Need {
-    unsigned capability;
-    const char* name;
-  };
-  constexpr std::array needs = {Need{CAP_NET_ADMIN, "CAP_NET_ADMIN"},
-                                Need{CAP_NET_RAW, "CAP_NET_RAW"}, Need{CAP_BPF, "CAP_BPF"},
-                                Need{CAP_PERFMON, "CAP_PERFMON"},
-                                Need{CAP_IPC_LOCK, "CAP_IPC_LOCK"},
-                                // To see whose the programs are that are attached already.
-                                Need{CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}};
   std::string missing;
-  capng_get_caps_process();
-  for (const Need& need : needs) {
-    if (capng_have_capability(CAPNG_EFFECTIVE, need.capability) != 0) continue;
-    missing += (missing.empty() ? "" : ", ") + std::string(need.name);
+  for (const std::string& name :
+       confine::names_of(confine::kNeededCapabilities & ~confine::effective_capabilities())) {
+    missing += (missing.empty() ? "" : ", ") + name;
   }
   if (missing.empty()) return {};
   return Error{"missing privilege: " + missing + "; run as root or grant the capabilities",
@@ -298,6 +287,8 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   if (!signals) return signals.error();
   auto requests = controller::Requests::open();
   if (!requests) return requests.error();
+  // CAP_IPC_LOCK, without which nobody comes here, lifts this limit, but not in a user namespace.
+  // Where it cannot be raised the broker has to do with it, and a socket that cannot says so.
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
   auto confined = confine_process(loaded.config, file, user);
