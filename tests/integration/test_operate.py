@@ -321,3 +321,118 @@ def test_bash_completes(running: Broker) -> None:
         checked = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True) \
             if Path("/usr/bin", shell).exists() else None
         assert script and (checked is None or checked.returncode == 0), checked
+
+
+# --- the doctor within the broker ---------------------------------------------------------------
+
+def essence(findings: list[dict]) -> set[tuple]:
+    """What a finding says, but for AF_XDP sockets: those of a live broker are seen from within."""
+    return {(each["id"], each["severity"], each["subject"], each["fix"], each["safe"],
+             "" if each["id"] == "zero-copy" else each["what"]) for each in findings}
+
+
+def from_outside(lab: Lab, running: Broker) -> set[tuple]:
+    done = run_broker(lab, "-c", running.file, "--doctor", "--json")
+    return essence(json.loads(done.stdout)["findings"])
+
+
+def turn_settings(lab: Lab) -> None:
+    """What somebody may do to the ports of a broker while it runs."""
+    lab.port("t0").set("promisc off")
+    lab.port("t1").offload("txvlan", "on")
+    lab.tap_ns.sysctl("net/ipv6/conf/t1/disable_ipv6", "0")
+    lab.port("m0").set("mtu 1400")
+
+
+def test_doctor_sees_from_within_what_it_sees_from_outside() -> None:
+    with Lab(ipv6=("tap",)) as lab:
+        lab.port("t0").attach_tc("ingress", "tc_pop")
+        with Broker(lab, config([inline()], monitors(1), [policy()])) as running:
+            ctl = Ctl(running)
+            assert essence(ctl.json("doctor")["findings"]) == from_outside(lab, running)
+            turn_settings(lab)
+            found = essence(ctl.json("doctor")["findings"])
+            assert {"promisc", "vlan-offload", "ipv6", "mtu-monitor"} <= {each[0] for each in found}
+            assert found == from_outside(lab, running)
+            text = ctl("doctor").stdout
+            assert "warning  t0: tap wire: t0 is not promiscuous any more" in text
+            assert "mend: ip link set dev t0 promisc on" in text
+            assert "0 checks are fine" not in text
+
+
+def test_doctor_fixes_from_within() -> None:
+    with Lab(ipv6=("tap",)) as lab:
+        before = snapshot(lab.tap_ns)
+        with Broker(lab, config([inline()], monitors(1), [policy()])) as running:
+            ctl = Ctl(running)
+            turn_settings(lab)
+            found = {each["id"]: each for each in ctl.json("doctor", "--fix")["findings"]}
+            for name in ("promisc", "vlan-offload", "ipv6"):
+                assert found[name]["fixed"], found[name]
+            assert not found["mtu-monitor"]["fixed"] and "capabilities" not in found
+            assert "PROMISC" in lab.tap_ns.run("ip", "link", "show", "t0").stdout
+            serious = [each["id"] for each in ctl.json("doctor")["findings"]
+                       if each["severity"] != "hint"]
+            assert serious == ["mtu-monitor"]
+            lab.port("m0").set("mtu 1500")
+            ctl("doctor", "--fix")
+        assert_restored(before, lab.tap_ns)
+
+
+def test_an_error_of_the_doctor_is_an_exit_code() -> None:
+    with Lab(napi_ends=True) as lab:
+        xdp = config([inline(capture="tee", hook="xdp")], monitors(1), [policy()])
+        with Broker(lab, xdp) as running:
+            ctl = Ctl(running)
+            ctl("doctor")
+            lab.left.port.offload("gro", "off")  # what XDP redirects to t0 vanishes now
+            found = ctl.json("doctor", code=1)["findings"]
+            assert ("no-ndo-xmit", "error", "t0") in \
+                {(each["id"], each["severity"], each["subject"]) for each in found}
+            assert "error  t0: " in ctl("doctor", code=1).stdout
+            assert "originals from t1 vanish" in ctl("status").stdout
+            lab.left.port.offload("gro", "on")
+
+
+def test_what_a_confined_broker_cannot_see_it_says() -> None:
+    """The other ends' switches are in other namespaces: no warning in the name of those."""
+    with Lab(napi_ends=True) as lab:
+        for end in (lab.left, lab.right):
+            end.port.offload("txvlan", "off", "tx-vlan-stag-hw-insert", "off")
+        xdp = config([inline(capture="tee", hook="xdp")], monitors(1), [policy()])
+        with Broker(lab, xdp) as running:
+            assert "unfinished-frames" not in {each[0] for each in from_outside(lab, running)}
+            found = [each for each in Ctl(running).json("doctor")["findings"]
+                     if each["id"] == "unfinished-frames"]
+            assert {each["subject"] for each in found} == {"t0", "t1"}
+            for each in found:
+                assert "cannot be seen" in each["what"]
+                assert each["fix"].startswith(f"vtap-broker -c {running.file} --doctor ")
+                asked = each["fix"].partition("#")[0].replace("vtap-broker", str(broker_binary()))
+                assert lab.tap_ns.run("bash", "-c", asked, check=False).returncode == 0
+
+
+def test_bpffs_is_not_for_a_confined_broker_to_mount(lab: Lab) -> None:
+    hidden = ("ip", "netns", "exec", lab.tap_ns.name)
+    with Broker(lab, config([inline()], monitors(1), [policy()]), launcher=hidden) as running:
+        ctl = Ctl(running)
+        for words in (["doctor"], ["doctor", "--fix"]):
+            found = next(each for each in ctl.json(*words)["findings"] if each["id"] == "bpffs")
+            assert not found["safe"] and not found["fixed"] and "not mended" not in found["what"]
+            assert found["fix"] == "mount -t bpf bpf /sys/fs/bpf"
+
+
+def test_status_tells_what_is_wrong_now() -> None:
+    """Not what was when the config was loaded."""
+    with Lab(ipv6=("tap",)) as lab, \
+            Broker(lab, config([inline()], monitors(1), [policy()])) as running:
+        ctl = Ctl(running)
+        assert ctl("status").stdout.endswith("Nothing is wrong.\n")
+        turn_settings(lab)
+        assert eventually(lambda: "not promiscuous any more" in ctl("status").stdout)
+        assert {"promisc", "mtu-monitor"} <= {each["id"] for each in ctl.json("status")["findings"]}
+        assert eventually(lambda: "not promiscuous any more" in running.log())
+        ctl("doctor", "--fix")
+        assert {each["id"] for each in ctl.json("status")["findings"]} == {"mtu-monitor"}
+        lab.port("m0").set("mtu 1500")
+        assert eventually(lambda: "Nothing is wrong." in ctl("status").stdout)
