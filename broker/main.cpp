@@ -264,6 +264,7 @@ Result<confine::Process> confine_process(const config::Config& config, const std
   const std::string sockets = directory_of(config.broker.control);
   auto confined = confine::Process::confine(
       {.user = *who,
+       .group = control::Endpoints{}.group,  // that of the control socket
        .own_directory = kRunDirectory,
        .run_directories = {kRunDirectory, sockets},
        .writable = {kRunDirectory, sockets, directory_of(file), "/proc/sys/net", "/dev/net/tun"}});
@@ -311,6 +312,12 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   auto control = control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
+  }
+  if (!(*control)->has_group()) {
+    spdlog::info(
+        "control socket {}: no group vtap that it could be given to (`groupadd --system vtap`), so "
+        "only the broker's user may use it",
+        (*control)->path());
   }
   std::unique_ptr<metrics::MetricsServer> scraped;
   if (const auto& at = loaded.config.broker.metrics) {
