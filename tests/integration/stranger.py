@@ -102,6 +102,7 @@ class Machine:
 
     def start(self, command: str) -> None:
         """Starts a broker by its command line, and waits until it is ready."""
+        self.run("rm -f /run/log")
         self._broker = subprocess.Popen(
             self.words("bash", "-c", f"exec {command} >/run/log 2>&1"), env=self._environment,
             stdin=subprocess.DEVNULL)

@@ -220,6 +220,7 @@ def test_what_the_broker_refuses_changes_nothing(lab: Lab, running: Broker) -> N
         for what, (code, words, named) in REFUSED.items():
             said = ctl(*words, code=code).stderr
             assert said.startswith("vtapctl: ") and named in said, (what, said)
+            assert not said.rstrip().endswith("there are"), (what, said)
             if words[0] != "detach" and "show" not in words:
                 assert named in ctl(*words, "--persist", "--json", code=code).stderr
         assert ctl.json("config")["generation"] == 1
@@ -436,3 +437,168 @@ def test_status_tells_what_is_wrong_now() -> None:
         assert {each["id"] for each in ctl.json("status")["findings"]} == {"mtu-monitor"}
         lab.port("m0").set("mtu 1500")
         assert eventually(lambda: "Nothing is wrong." in ctl("status").stdout)
+
+
+def test_doctor_where_no_broker_runs(lab: Lab, running: Broker) -> None:
+    """It says who looks at a machine then, and that does."""
+    running.kill()
+    for words in (["doctor"], ["doctor", "--fix"]):
+        assert "`vtap-broker -c FILE --doctor`" in Ctl(running)(*words, code=1).stderr
+    assert from_outside(lab, running)
+
+
+# --- the config file ----------------------------------------------------------------------------
+
+COMMENTED = """# Edge tap of site 7: ask Ann before changing it.
+[broker]
+# nothing special
+
+[[tap]]
+name  = "wire"        # to the provider
+mode  = "inline"
+ports = [ "t0", "t1" ]
+
+# The recorder stands in the cellar.
+[[monitor]]
+name = "mon0"
+port = "m0"
+
+# All web traffic.
+[[policy]]
+name     = "web"      # a comment within
+monitors = [ "mon0" ]
+match    = [ { proto = "tcp" } ]   # both directions
+# the end
+"""
+
+
+def test_persist_keeps_what_it_does_not_change(lab: Lab) -> None:
+    with Broker(lab, COMMENTED) as running:
+        ctl = Ctl(running)
+        running.file.chmod(0o640)
+        before = running.file.read_text()
+        ctl("monitor", "add", "mon1", "--port", "m1")
+        assert running.file.read_text() == before
+        assert "not written back" in ctl("status").stdout
+        said = ctl("policy", "add", "dns", "--monitor", "mon1", "--proto", "udp", "--persist")
+        assert "written to the config file" in said.stdout
+        after = running.file.read_text()
+        assert after == ctl("config").stdout and running.file.stat().st_mode & 0o777 == 0o640
+        assert 'port = "m1"' in after, "earlier changes are written as well"
+        kept = iter(after.splitlines())
+        assert all(line in kept for line in before.splitlines()), "each line, in its order"
+        assert "not written back" not in ctl("status").stdout
+        ctl("policy", "rm", "web", "--persist")
+        text = running.file.read_text()
+        assert "# All web traffic." in text and "a comment within" not in text
+        assert "# The recorder stands in the cellar." in text
+        ctl("policy", "rm", "dns")
+        ctl("reload")
+        assert ctl("config").stdout == text and "dns" in text
+        assert sorted(os.listdir(running.directory)) == ["control.sock", "log", "tap.toml"]
+        running.kill()
+        running.start()  # what was written is what starts
+        carry(DNS, lab.left, lab.right, [lab.monitor(1)])
+        carry(TCP, lab.left, lab.right, [lab.monitor(0)], [])
+
+
+def test_persist_refused_changes_nothing(lab: Lab) -> None:
+    """The file was changed by somebody; it cannot be written."""
+    with Broker(lab, COMMENTED) as running:
+        ctl = Ctl(running)
+        theirs = running.file.read_text() + "# Bob was here\n"
+        running.file.write_text(theirs)
+        said = ctl("policy", "rm", "web", "--persist", code=1).stderr
+        assert "has changed since it was loaded" in said and "reload first" in said
+        assert running.file.read_text() == theirs and ctl.json("config")["generation"] == 1
+        ctl("reload")
+        ctl("policy", "add", "dns", "--monitor", "mon0", "--proto", "udp", "--persist")
+        assert "# Bob was here" in running.file.read_text()
+        carry(TCP, lab.left, lab.right, [lab.monitor(0)])
+
+
+def test_persist_without_the_right_to_write(lab: Lab) -> None:
+    """As the service is: the config is root's, the broker is not."""
+    with Machine(lab) as machine:
+        machine.run("groupadd --system vtap; useradd --system -g vtap -d /nonexistent vtap; "
+                    "usermod -a -G vtap nobody")
+        machine.write("/etc/vtap/tap.toml", COMMENTED)
+        machine.run("chown root:vtap /etc/vtap/tap.toml; chmod 640 /etc/vtap/tap.toml")
+        machine.start("vtap-broker -c /etc/vtap/tap.toml")
+        refused = machine.run("vtapctl policy rm web --persist")
+        assert refused.returncode == 3 and "Permission denied" in refused.stderr, refused
+        assert "the user that the broker runs as" in refused.stderr, refused
+        assert machine.run("vtapctl policy list --json").stdout.count('"web"') == 1
+        carry(TCP, lab.left, lab.right, [lab.monitor(0)])
+        # As docs/security.md has it, and docs/operations.md.
+        for name, recipe, owner in (
+                ("by-group", "chgrp vtap /etc/vtap; chmod 2770 /etc/vtap; "
+                             "chgrp vtap /etc/vtap/tap.toml; chmod 660 /etc/vtap/tap.toml", "660"),
+                ("by-owner", "chown vtap: /etc/vtap /etc/vtap/tap.toml; "
+                             "chmod 640 /etc/vtap/tap.toml", "640")):
+            machine.run(recipe)
+            done = machine.run(f"vtapctl policy add {name} --monitor mon0 --proto udp --persist")
+            assert done.returncode == 0, done
+            assert name in machine.run("cat /etc/vtap/tap.toml").stdout
+            mode = machine.run("stat -c '%a %U:%G' /etc/vtap/tap.toml").stdout
+            assert mode == f"{owner} vtap:vtap\n", mode
+
+
+def test_status_says_why_the_last_reload_failed(lab: Lab, running: Broker) -> None:
+    ctl = Ctl(running)
+    text = running.file.read_text()
+    running.file.write_text(text.replace('"mon0"]', '"mon9"]'))
+    for words in (["reload"], ["reload", "--json"]):
+        assert 'no monitor "mon9"' in ctl(*words, code=2).stderr
+    assert re.search(r"the last reload failed \(.*\), the config before it runs on: "
+                     r".*tap\.toml:\d+:\d+: monitors: there is no monitor \"mon9\"",
+                     ctl("status").stdout)
+    assert "mon9" in ctl.json("status")["last_reload"]["error"]
+    carry(TCP, lab.left, lab.right, [lab.monitor(0)])
+    running.file.write_text(text)
+    assert ctl("reload").stdout == "reloaded (generation 2)\n"
+    assert ctl("status").stdout.endswith("Nothing is wrong.\n")
+
+
+# --- the control socket -------------------------------------------------------------------------
+
+TINY = """[[tap]]
+name  = "wire"
+mode  = "inline"
+ports = ["t0", "t1"]
+[[monitor]]
+name = "mon0"
+port = "m0"
+"""
+
+
+def test_socket_is_for_the_group_vtap(lab: Lab) -> None:
+    member = "setpriv --reuid=65534 --regid=65534 --groups=$(getent group vtap | cut -d: -f3)"
+    with Machine(lab) as machine:
+        machine.write("tap.toml", TINY)
+        assert machine.run("getent group vtap").returncode != 0, "the test wants a machine without"
+        machine.start("vtap-broker -c tap.toml")
+        assert machine.run("stat -c '%a %G' /run/vtap/vtap.sock").stdout == "660 root\n"
+        assert re.search(r"info .*/run/vtap/vtap\.sock.* no group vtap", machine.log())
+        machine.stop()
+        machine.run("groupadd --system vtap")
+        machine.start("vtap-broker -c tap.toml")
+        assert machine.run("stat -c '%a %G' /run/vtap/vtap.sock").stdout == "660 vtap\n"
+        assert "group vtap" not in machine.log()
+        assert machine.run(f"{member} vtapctl status").returncode == 0
+        other = machine.run("setpriv --reuid=65534 --regid=65534 --clear-groups vtapctl status")
+        assert other.returncode == 3 and "group" in other.stderr, other
+
+
+def test_dead_brokers_do_not_hide_the_living_one(lab: Lab) -> None:
+    """Their sockets stay in /run/vtap."""
+    with Machine(lab) as machine:
+        machine.write("tap.toml", '[broker]\nname = "dead"\n' + TINY)
+        machine.start("vtap-broker -c tap.toml")
+        machine.kill()
+        assert "no vtap-broker at /run/vtap/dead.sock" in machine.run("vtapctl status").stderr
+        machine.write("tap.toml", '[broker]\nname = "edge"\n' + TINY)
+        machine.start("vtap-broker -c tap.toml")
+        assert machine.run("ls /run/vtap/*.sock | wc -l").stdout == "2\n"
+        done = machine.run("vtapctl status --json")
+        assert done.returncode == 0 and json.loads(done.stdout)["name"] == "edge", done
