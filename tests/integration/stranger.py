@@ -78,7 +78,7 @@ class Machine:
                               stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
 
     def interrupted(self, script: str, work: Callable[[], None],
-                    wait_s: float = 0.7) -> subprocess.CompletedProcess[str]:
+                    wait_s: float = 1.2) -> subprocess.CompletedProcess[str]:
         """A command in the foreground of a terminal: once it is under way `work`, then Ctrl-C."""
         running = subprocess.Popen(
             self.words("bash", "-c", script), env=self._environment, text=True,
