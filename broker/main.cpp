@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // config -> plan -> open -> run -> drain
-#include <cap-ng.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -18,6 +17,7 @@
 #include <stdexcept>
 
 #include "config/config.hpp"
+#include "confine/capabilities.hpp"
 #include "confine/process.hpp"
 #include "control/server.hpp"
 #include "controller/capture.hpp"
@@ -71,21 +71,10 @@ int fail(const Error& error) {
 
 /// What this process must be allowed to do; named before anything is touched.
 Result<void> check_privileges() {
-  struct Need {
-    unsigned capability;
-    const char* name;
-  };
-  constexpr std::array needs = {Need{CAP_NET_ADMIN, "CAP_NET_ADMIN"},
-                                Need{CAP_NET_RAW, "CAP_NET_RAW"}, Need{CAP_BPF, "CAP_BPF"},
-                                Need{CAP_PERFMON, "CAP_PERFMON"},
-                                Need{CAP_IPC_LOCK, "CAP_IPC_LOCK"},
-                                // To see whose the programs are that are attached already.
-                                Need{CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}};
   std::string missing;
-  capng_get_caps_process();
-  for (const Need& need : needs) {
-    if (capng_have_capability(CAPNG_EFFECTIVE, need.capability) != 0) continue;
-    missing += (missing.empty() ? "" : ", ") + std::string(need.name);
+  for (const std::string& name :
+       confine::names_of(confine::kNeededCapabilities & ~confine::effective_capabilities())) {
+    missing += (missing.empty() ? "" : ", ") + name;
   }
   if (missing.empty()) return {};
   return Error{"missing privilege: " + missing + "; run as root or grant the capabilities",
@@ -291,6 +280,7 @@ Result<confine::Process> confine_process(const config::Config& config, const std
   const std::string sockets = directory_of(config.broker.control);
   auto confined = confine::Process::confine(
       {.user = *who,
+       .group = control::Endpoints{}.group,  // that of the control socket
        .own_directory = kRunDirectory,
        .run_directories = {kRunDirectory, sockets},
        .writable = {kRunDirectory, sockets, directory_of(file), "/proc/sys/net", "/dev/net/tun"}});
@@ -314,6 +304,8 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   if (!signals) return signals.error();
   auto requests = controller::Requests::open();
   if (!requests) return requests.error();
+  // CAP_IPC_LOCK, without which nobody comes here, lifts this limit, but not in a user namespace.
+  // Where it cannot be raised the broker has to do with it, and a socket that cannot says so.
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
   auto confined = confine_process(loaded.config, file, user);
@@ -336,6 +328,12 @@ Result<void> serve(const std::string& file, controller::Loaded loaded, const std
   auto control = control::ControlServer::open(endpoints(loaded.config.broker), std::move(handlers));
   if (!control) {
     return Error{"broker " + name + ": " + control.error().message, control.error().kind};
+  }
+  if (!(*control)->has_group()) {
+    spdlog::info(
+        "control socket {}: no group vtap that it could be given to (`groupadd --system vtap`), so "
+        "only the broker's user may use it",
+        (*control)->path());
   }
   std::unique_ptr<metrics::MetricsServer> scraped;
   if (const auto& at = loaded.config.broker.metrics) {

@@ -23,6 +23,7 @@ test=(
   libclang-rt-14-dev                      # libFuzzer and sanitizers of clang++
   clang-format-14 clang-tidy-14
   procps ethtool tcpdump iperf3
+  curl jq openssl                         # the commands that documents show
   systemd man-db mandoc lintian           # the package's tests
 )
 vm=(

@@ -46,7 +46,7 @@ void read_references(const Field& field, std::string_view kind, const std::vecto
     if (found == names.end()) {
       const auto hint = did_you_mean(*name, names);
       element.error("there is no " + std::string(kind) + " " + quoted(*name) +
-                    (hint.empty() ? "; there are " + join(names) : hint));
+                    (hint.empty() && !names.empty() ? "; there are " + join(names) : hint));
     } else if (std::find(indexes.begin(), indexes.end(), index) != indexes.end()) {
       element.error(quoted(*name) + " is listed twice; list it once");
     } else {

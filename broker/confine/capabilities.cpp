@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <cctype>
 #include <cerrno>
+#include <utility>
 
 #include "confine/errors.hpp"
 
@@ -19,15 +21,35 @@ const CapabilitySet kControlCapabilities = capability(CAP_NET_ADMIN) | capabilit
                                            capability(CAP_BPF) | capability(CAP_PERFMON) |
                                            capability(CAP_IPC_LOCK);
 const CapabilitySet kLookupCapabilities = capability(CAP_SYS_ADMIN);
+const CapabilitySet kNeededCapabilities = kControlCapabilities | kLookupCapabilities;
 
-CapabilitySet held_capabilities() noexcept {
-  CapabilitySet held = 0;
+namespace {
+
+CapabilitySet set_of_this_thread(capng_type_t which) noexcept {
+  CapabilitySet set = 0;
   capng_get_caps_process();
   for (unsigned number = 0; number <= CAP_LAST_CAP; ++number) {
-    if (capng_have_capability(CAPNG_PERMITTED, number) != 0) held |= capability(number);
+    if (capng_have_capability(which, number) != 0) set |= capability(number);
   }
-  return held;
+  return set;
 }
+
+}  // namespace
+
+std::vector<std::string> names_of(CapabilitySet set) {
+  std::vector<std::string> names;
+  for (unsigned number = 0; number <= CAP_LAST_CAP; ++number) {
+    if ((set & capability(number)) == 0) continue;
+    std::string name = std::string("CAP_") + capng_capability_to_name(number);
+    for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    names.push_back(std::move(name));
+  }
+  return names;
+}
+
+CapabilitySet held_capabilities() noexcept { return set_of_this_thread(CAPNG_PERMITTED); }
+
+CapabilitySet effective_capabilities() noexcept { return set_of_this_thread(CAPNG_EFFECTIVE); }
 
 // The system call and not libcap-ng: it has to be this thread's alone, and nothing else of it.
 Result<void> keep_capabilities(CapabilitySet kept) {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "vtap/result.hpp"
 
-/// Linux capabilities, as sets of bits. Internal to this folder.
+/// Linux capabilities, as sets of bits.
 namespace vtap::confine {
 
 using CapabilitySet = std::uint64_t;
@@ -17,9 +19,16 @@ constexpr CapabilitySet capability(unsigned number) { return CapabilitySet{1} <<
 extern const CapabilitySet kControlCapabilities;
 /// What BPF_PROG_GET_FD_BY_ID needs: SYS_ADMIN.
 extern const CapabilitySet kLookupCapabilities;
+/// All that a broker must have when it starts.
+extern const CapabilitySet kNeededCapabilities;
+
+/// "CAP_NET_ADMIN", ..., in the order of their numbers.
+std::vector<std::string> names_of(CapabilitySet set);
 
 /// The calling thread's permitted set.
 CapabilitySet held_capabilities() noexcept;
+/// The calling thread's effective set.
+CapabilitySet effective_capabilities() noexcept;
 
 /// Permitted and effective set of the calling thread become `kept`, inheritable and ambient empty.
 /// Errors: runtime, also when the thread does not have one of `kept`.

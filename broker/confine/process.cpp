@@ -37,6 +37,7 @@ Result<Process> Process::confine(const ProcessSpec& spec) {
   }
   if (auto done = hand_over(spec.own_directory, spec.user); !done) return done.error();
   if (auto done = become_user(spec.user); !done) return done.error();
+  join_group(spec.group);
   if (auto done = give_up_new_privileges(); !done) return done.error();
   auto programs = ProgramOpener::start();
   if (!programs) return programs.error();

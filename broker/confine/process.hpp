@@ -15,6 +15,7 @@ namespace vtap::confine {
 
 struct ProcessSpec {
   User user;                                 ///< of choose_user()
+  std::string group = {};                    ///< joined, if there is such a group
   std::string own_directory;                 ///< made if missing, and handed over to `user`
   std::vector<std::string> run_directories;  ///< made if missing; where servers may write
   std::vector<std::string>

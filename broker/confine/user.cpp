@@ -9,12 +9,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "confine/capabilities.hpp"
 #include "confine/errors.hpp"
@@ -118,6 +120,21 @@ Result<void> become_user(const User& user) {
   if (::setresuid(user.uid, user.uid, user.uid) != 0) return refused("setresuid");
   if (::prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) != 0) return refused("keeping capabilities");
   return keep_capabilities(held_capabilities());
+}
+
+void join_group(const std::string& name) {
+  std::vector<char> buffer(std::size_t{64} << 10);  // members count, too
+  group entry{};
+  group* found = nullptr;
+  const int error = ::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  const int count = ::getgroups(0, nullptr);
+  if (error != 0 || found == nullptr || count < 0) return;
+  std::vector<gid_t> groups(static_cast<std::size_t>(count));
+  if (::getgroups(count, groups.data()) != count) return;
+  if (std::find(groups.begin(), groups.end(), entry.gr_gid) != groups.end()) return;
+  groups.push_back(entry.gr_gid);
+  // Refused: whoever would give a file to that group hears of it then.
+  static_cast<void>(::setgroups(groups.size(), groups.data()));
 }
 
 Result<void> make_directories(const std::string& path, const User& user) {

@@ -28,6 +28,11 @@ Result<User> choose_user(const std::string& wanted);
 /// threads. Errors: unsupported without CAP_SETUID and CAP_SETGID.
 Result<void> become_user(const User& user);
 
+/// The process is in that group as well from now on, beside its others, so that it may give its
+/// files to it. Does nothing if there is no such group, or without CAP_SETGID. Call before there
+/// are threads.
+void join_group(const std::string& name);
+
 /// Like `mkdir -p -m 0755`, and what is made belongs to `user`. What exists stays as it is. Does
 /// nothing unless the process is root. Errors: runtime.
 Result<void> make_directories(const std::string& path, const User& user);

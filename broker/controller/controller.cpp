@@ -163,13 +163,16 @@ void Controller::examine() {
   }
   doctor::log(news);
   findings_ = std::move(findings);
+  examined_at_ = std::chrono::steady_clock::now();
 }
 
 std::string Controller::doctor_json(bool fix) {
   if (!engine_) throw std::runtime_error("the broker has not started");
   const doctor::Running running = doctor::running_from(engine_->snapshot());
   const config::Config& config = engine_->plan().config();
-  return doctor::to_json(fix ? doctor::mend(config, &running) : doctor::examine(config, &running));
+  const auto found = fix ? doctor::mend(config, &running) : doctor::examine(config, &running);
+  examine();  // what is left, for status
+  return doctor::to_json(found);
 }
 
 }  // namespace vtap::controller

@@ -43,8 +43,8 @@ class Controller {
   /// See control::Handlers::detach.
   Result<std::string> detach(const std::vector<std::string>& ports);
 
-  /// Schema Status of docs/openapi.json.
-  [[nodiscard]] std::string status_json(const std::string& version) const;
+  /// Schema Status of docs/openapi.json. Looks at the machine, once a second at most.
+  std::string status_json(const std::string& version);
 
   // Any thread, once started.
   [[nodiscard]] control::RunningConfig running() const;
@@ -79,6 +79,7 @@ class Controller {
   std::optional<Attempt> last_reload_;
   std::uint64_t reloads_ = 0, refused_ = 0;
   std::vector<doctor::Finding> findings_;  ///< warnings and errors for the config that runs
+  std::chrono::steady_clock::time_point examined_at_;  ///< when they were found
 };
 
 }  // namespace vtap::controller

@@ -18,9 +18,11 @@ namespace {
 
 Error failed(const std::string& what, const std::string& file) {
   const int error = errno;
-  return {what + " " + file + ": " + std::strerror(error),
-          error == EACCES || error == EPERM || error == EROFS ? ErrorKind::unsupported
-                                                              : ErrorKind::runtime};
+  const bool privilege = error == EACCES || error == EPERM || error == EROFS;
+  return {
+      what + " " + file + ": " + std::strerror(error) +
+          (privilege ? " (the user that the broker runs as must be allowed to write there)" : ""),
+      privilege ? ErrorKind::unsupported : ErrorKind::runtime};
 }
 
 bool write_all(int fd, const std::string& content) {
@@ -54,10 +56,11 @@ Result<FileDraft> FileDraft::write(const std::string& file, const std::string& c
   if (!fd) return failed("making a file beside", real);
   FileDraft made(real, draft);
   if (!write_all(fd.get(), content)) return failed("writing", draft);
-  // The mode last: a change of the owner clears parts of it.
-  if ((found.st_uid != ::geteuid() || found.st_gid != ::getegid()) &&
-      ::fchown(fd.get(), found.st_uid, found.st_gid) != 0) {
-    return failed("giving the owner of " + real + " to", draft);
+  // The mode last: a change of the owner clears parts of it. The owner only root can keep; the
+  // group has to stay, as the mode is for it.
+  if (::fchown(fd.get(), found.st_uid, found.st_gid) != 0 &&
+      ::fchown(fd.get(), static_cast<uid_t>(-1), found.st_gid) != 0) {
+    return failed("giving the group of " + real + " to", draft);
   }
   if (::fchmod(fd.get(), found.st_mode & 07777) != 0) return failed("setting the mode of", draft);
   if (::fsync(fd.get()) != 0) return failed("writing", draft);

@@ -78,8 +78,11 @@ Json policies_json(const engine::Generation& plan) {
 
 }  // namespace
 
-std::string Controller::status_json(const std::string& version) const {
+std::string Controller::status_json(const std::string& version) {
+  constexpr std::chrono::seconds kFresh{1};
   if (!engine_) throw std::runtime_error("the broker has not started");
+  // Somebody may have turned or mended a setting since the config was loaded.
+  if (std::chrono::steady_clock::now() - examined_at_ >= kFresh) examine();
   const stats::Snapshot snapshot = engine_->snapshot();
   const engine::Generation& plan = engine_->plan();
   Json out;

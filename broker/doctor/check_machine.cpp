@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <utility>
 
 #include "doctor/checks.hpp"
 
@@ -69,6 +70,8 @@ void check_realtime(const Facts& facts, Diagnoses& out) {
 }
 
 void check_capabilities(const Facts& facts, Diagnoses& out) {
+  // A broker that runs had what it needs, and gave up what it does not need any more.
+  if (facts.running) return;
   const Privileges& mine = facts.machine.privileges;
   if (mine.missing.empty()) {
     out.push_back({{.id = "capabilities",
@@ -128,15 +131,19 @@ void check_bpffs(const Facts& facts, Diagnoses& out) {
         {{.id = "bpffs", .subject = "machine", .what = "bpffs is mounted", .why = {}, .fix = {}}});
     return;
   }
-  out.push_back({{.id = "bpffs",
-                  .severity = Severity::hint,
-                  .subject = "machine",
-                  .what = "no bpffs at /sys/fs/bpf (`ip netns exec` hides it)",
-                  .why = "the broker pins nothing, but bpftool, xdp-loader and `ip link ... xdp` "
-                         "need it there",
-                  .fix = "mount -t bpf bpf /sys/fs/bpf",
-                  .safe = true},
-                 MountBpffs{}});
+  Diagnosis found{{.id = "bpffs",
+                   .severity = Severity::hint,
+                   .subject = "machine",
+                   .what = "no bpffs at /sys/fs/bpf (`ip netns exec` hides it)",
+                   .why = "the broker pins nothing, but bpftool, xdp-loader and `ip link ... xdp` "
+                          "need it there",
+                   .fix = "mount -t bpf bpf /sys/fs/bpf"}};
+  // A broker that runs has given up mounting.
+  if (!facts.running) {
+    found.finding.safe = true;
+    found.remedy = MountBpffs{};
+  }
+  out.push_back(std::move(found));
 }
 
 void check_tun(const Facts& facts, Diagnoses& out) {

@@ -59,17 +59,23 @@ void check_frames(const Facts& facts, const PortFacts& port, Diagnoses& out) {
   const host::Link& link = *port.link;
   if (host::natural_hook(link) == host::Hook::xdp || !at_xdp(port)) return;
   std::string fix = hook_tc(facts, port);
+  std::string seen;
   if (port.far_end) {
     const std::string other = finish_frames(*port.far_end);
     if (other.empty()) return;
     if (!port.far_end->features.empty()) fix = other;
+    // A broker that runs has given up entering namespaces; who starts a doctor may.
+    if (facts.running && port.far_end->features.empty()) {
+      seen = "; whether its other end finishes them cannot be seen from within the broker";
+      fix = "vtap-broker -c " + facts.config.file + " --doctor    # looks there";
+    }
   }
   out.push_back({{.id = "unfinished-frames",
                   .severity = Severity::warning,
                   .subject = port.name,
                   .what = port.owner + " looks at " + port.name + " (" + link.driver +
                           ") at XDP, where frames can be unfinished" +
-                          (port.forced ? "" : " (a span is redirected by itself)"),
+                          (port.forced ? "" : " (a span is redirected by itself)") + seen,
                   .why = "XDP sees neither a VLAN tag kept beside the packet nor whether its "
                          "checksum is complete: copies lack tags and have wrong checksums, and "
                          "originals that XDP sends on are lost or damaged as well",

@@ -51,8 +51,6 @@ std::vector<Finding> examine(const config::Config& config, const Running* runnin
   std::vector<Finding> findings;
   for (Diagnosis& each : diagnose(gather(config, running, options))) {
     if (each.finding.severity == Severity::ok && !options.verbose) continue;
-    // A broker that runs had what it needs, and gave up what it does not need any more.
-    if (running != nullptr && each.finding.id == "capabilities") continue;
     findings.push_back(std::move(each.finding));
   }
   return findings;

@@ -30,6 +30,7 @@ struct Probe {
 struct Privileges {
   std::vector<std::string> missing;             ///< capabilities, by name
   std::vector<std::string> out_of_reach;        ///< of these: not in the bounding set either
+  bool may_probe = true;                        ///< the kernel, by loading small BPF objects
   bool may_lock = true;                         ///< CAP_IPC_LOCK: no limit on locked memory
   bool may_raise = true;                        ///< CAP_SYS_RESOURCE
   std::uint64_t memlock = 0, memlock_most = 0;  ///< RLIMIT_MEMLOCK, bytes; ~0: unlimited

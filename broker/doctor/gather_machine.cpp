@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
 #include <sys/vfs.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <fstream>
 #include <sstream>
 
+#include "confine/capabilities.hpp"
 #include "doctor/facts.hpp"
 
 namespace vtap::doctor {
@@ -17,18 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint32_t bpf_fs_magic = 0xcafe4a11;
-
-/// What this process must be allowed to do; numbers of <linux/capability.h>.
-struct Capability {
-  unsigned number;
-  const char* name;
-};
-constexpr std::array needed_capabilities = {
-    Capability{12, "CAP_NET_ADMIN"}, Capability{13, "CAP_NET_RAW"},
-    Capability{39, "CAP_BPF"},       Capability{38, "CAP_PERFMON"},
-    Capability{14, "CAP_IPC_LOCK"},  Capability{21, "CAP_SYS_ADMIN"}};
-constexpr unsigned cap_ipc_lock = 14;
-constexpr unsigned cap_sys_resource = 24;
 
 std::string first_line(const fs::path& file) {
   std::ifstream in(file);
@@ -51,8 +40,6 @@ std::uint64_t mask_of(const fs::path& status, const std::string& key) {
   }
   return 0;
 }
-
-bool has(std::uint64_t mask, unsigned capability) { return (mask >> capability & 1U) != 0; }
 
 bool contains(const std::vector<std::uint32_t>& list, std::uint32_t value) {
   return std::find(list.begin(), list.end(), value) != list.end();
@@ -106,13 +93,13 @@ Privileges gather_privileges(const fs::path& root) {
   const std::uint64_t effective = mask_of(status, "CapEff");
   const std::uint64_t bounding = mask_of(status, "CapBnd");
   Privileges found;
-  for (const Capability& capability : needed_capabilities) {
-    if (has(effective, capability.number)) continue;
-    found.missing.emplace_back(capability.name);
-    if (!has(bounding, capability.number)) found.out_of_reach.emplace_back(capability.name);
-  }
-  found.may_lock = has(effective, cap_ipc_lock);
-  found.may_raise = has(effective, cap_sys_resource);
+  const std::uint64_t missing = confine::kNeededCapabilities & ~effective;
+  found.missing = confine::names_of(missing);
+  found.out_of_reach = confine::names_of(missing & ~bounding);
+  // Looking up who attached a program is nothing that probes do.
+  found.may_probe = (missing & ~confine::kLookupCapabilities) == 0;
+  found.may_lock = (effective & confine::capability(CAP_IPC_LOCK)) != 0;
+  found.may_raise = (effective & confine::capability(CAP_SYS_RESOURCE)) != 0;
   rlimit limit{};
   ::getrlimit(RLIMIT_MEMLOCK, &limit);
   found.memlock = limit.rlim_cur;
@@ -133,8 +120,11 @@ Machine gather_machine(const std::vector<std::uint32_t>& workers, const fs::path
   machine.tun = fs::exists(root / "dev/net/tun", error);
   machine.irqbalance = runs(root / "proc", "irqbalance");
   machine.privileges = gather_privileges(root);
-  machine.probed = machine.privileges.missing.empty();
-  if (machine.probed) machine.probes = probe_kernel();
+  machine.probed = machine.privileges.may_probe;
+  if (machine.probed) {
+    static const std::vector<Probe> probes = probe_kernel();  // the kernel stays the same
+    machine.probes = probes;
+  }
   for (const std::uint32_t cpu : workers) {
     machine.workers.push_back(gather_cpu(cpu, root / "sys/devices/system/cpu"));
   }

@@ -535,7 +535,7 @@ TEST_F(Root, CapabilitiesByName) {
         "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000017fffffbfff\nCapBnd:\t"
         "000001ffffffbfff\n");
   const Privileges found = gather_privileges(root_);
-  EXPECT_EQ(found.missing, (std::vector<std::string>{"CAP_BPF", "CAP_IPC_LOCK"}));
+  EXPECT_EQ(found.missing, (std::vector<std::string>{"CAP_IPC_LOCK", "CAP_BPF"}));
   EXPECT_EQ(found.out_of_reach, std::vector<std::string>{"CAP_IPC_LOCK"});
   EXPECT_FALSE(found.may_lock);
   EXPECT_TRUE(found.may_raise);

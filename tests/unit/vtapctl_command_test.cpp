@@ -115,7 +115,8 @@ TEST_F(Command, WatchFitsTheTerminalTheBusiestFirst) {
   world.terminal = Screen{30, 50};
   const Ran ran = ctl(world, {"stats", "--watch"});
   EXPECT_EQ(ran.code, 0) << ran.err;
-  EXPECT_LE(std::count(ran.out.begin(), ran.out.end(), '\n'), 29);
+  // 29 between the lines of the screen, and one when it is left.
+  EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 30);
   EXPECT_TRUE(has(ran.out, " more\x1b[K\n"));
   EXPECT_TRUE(has(ran.out, "\xe2\x80\xa6"));  // a name that was shortened
   EXPECT_TRUE(has(ran.out, "1.05 kpps"));
@@ -248,7 +249,7 @@ TEST_F(Command, DoctorFixFailsOnWhatIsLeftOnly) {
   EXPECT_TRUE(has(mended.out, "  mended: ethtool\n"));
   const Ran well = ctl({"doctor", "--fix"});
   EXPECT_EQ(well.code, 0);
-  EXPECT_EQ(well.out, "Nothing is wrong.\n0 checks are fine.\n");
+  EXPECT_EQ(well.out, "Nothing is wrong.\n");
   EXPECT_EQ(ctl({"doctor", "--fix"}).code, 1);  // no list of findings is not a good one
   EXPECT_EQ(broker_->asked()[0].text(), "POST /v1/doctor/fix");
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <memory>
+#include <utility>
 
 #include "command_line.hpp"
 #include "findings.hpp"
@@ -13,7 +14,14 @@ constexpr std::chrono::seconds kPatience{30};  // it looks at every port of the 
 Result<Exit> examine(const Session& session, bool fix) {
   const Request look{Method::get, "/v1/doctor", {}, kPatience};
   const Request mend{Method::post, "/v1/doctor/fix", {}, kPatience};
-  auto reply = session.client.ask(fix ? mend : look);
+  const Request& request = fix ? mend : look;
+  auto answer = session.client.send(request);
+  if (!answer) {
+    return Error{answer.error().message +
+                     "; where none runs, `vtap-broker -c FILE --doctor` looks at the machine",
+                 answer.error().kind};
+  }
+  auto reply = session.client.granted(std::move(answer).value(), request);
   if (!reply) return reply.error();
   const Json& findings = part_of(reply->json, "findings");
   if (!findings.is_array()) {
@@ -32,7 +40,7 @@ Result<Exit> examine(const Session& session, bool fix) {
 
 void add_doctor(CLI::App& app, Shell& shell) {
   CLI::App* doctor = app.add_subcommand(
-      "doctor", "What of this machine stands in the broker's way, and what mends it");
+      "doctor", "What of this machine stands in the running broker's way, and what mends it");
   auto fix = std::make_shared<bool>(false);
   doctor->add_flag("--fix", *fix, "Mend what is safe to mend");
   doctor->callback([&shell, fix] {

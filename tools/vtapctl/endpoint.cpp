@@ -2,9 +2,14 @@
 #include "endpoint.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <fstream>
+#include <iterator>
+#include <utility>
 #include <vector>
+
+#include "control/listener.hpp"
 
 namespace vtap::ctl {
 namespace {
@@ -90,7 +95,14 @@ Result<Endpoint> endpoint_at(const Target& target) {
 }  // namespace
 
 Result<std::string> default_socket(const std::filesystem::path& directory) {
-  const std::vector<std::string> found = sockets_in(directory);
+  std::vector<std::string> found = sockets_in(directory);
+  if (found.size() > 1) {
+    // Brokers that were killed left theirs.
+    std::vector<std::string> living;
+    std::copy_if(found.begin(), found.end(), std::back_inserter(living),
+                 [](const auto& path) { return control::probe_socket(path) != ECONNREFUSED; });
+    if (!living.empty()) found = std::move(living);
+  }
   if (found.size() == 1) return found.front();
   const std::string usual = (directory / "vtap.sock").string();
   if (found.empty() || std::count(found.begin(), found.end(), usual) != 0) return usual;

@@ -13,8 +13,8 @@ namespace vtap::ctl {
 /// Where brokers put their control sockets unless told otherwise (DESIGN 7.1).
 inline constexpr const char* kSocketDirectory = "/run/vtap";
 
-/// The socket to use when none is named: the only *.sock in `directory`, else vtap.sock there.
-/// An error when there are several and none of them is vtap.sock.
+/// The socket to use when none is named: the only *.sock in `directory` that is not of a dead
+/// broker, else vtap.sock there. An error when there are several and none of them is vtap.sock.
 Result<std::string> default_socket(const std::filesystem::path& directory);
 
 /// http(s)://HOST[:PORT][/]: no path, no user, no query.

@@ -64,6 +64,7 @@ std::string doctor_view(const Json& findings) {
     }
   }
   if (out.empty()) out = "Nothing is wrong.\n";
+  if (good == 0) return out;
   return out + std::to_string(good) + (good == 1 ? " check is" : " checks are") + " fine.\n";
 }
 

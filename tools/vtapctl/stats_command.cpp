@@ -9,7 +9,8 @@ namespace vtap::ctl {
 namespace {
 
 const Request kStats{Method::get, "/v1/stats"};
-constexpr size_t kFootLines = 3;  // an empty one, the foot, and the one that the cursor stands on
+constexpr const char* kFoot = "\nCtrl-C ends";  // the cursor stays behind it
+constexpr size_t kFootLines = 2;
 
 Result<Exit> print_stats(const Session& session) {
   auto reply = session.client.ask(kStats);
@@ -38,6 +39,17 @@ std::string redrawn(const std::string& screen) {
   return out + "\x1b[J";
 }
 
+/// No more than `rows` lines, all of them whole; 0: all.
+std::string upper_part(const std::string& text, size_t rows) {
+  size_t end = 0;
+  for (; rows > 0; --rows) {
+    const size_t line = text.find('\n', end);
+    if (line == std::string::npos) return text;
+    end = line + 1;
+  }
+  return end == 0 ? text : text.substr(0, end);
+}
+
 /// Like top: drawn in place on a terminal, one block below the other elsewhere.
 void draw(const Io& io, const Interval& interval) {
   const std::optional<Screen> terminal = io.terminal();
@@ -47,7 +59,8 @@ void draw(const Io& io, const Interval& interval) {
   }
   Screen screen = *terminal;
   if (screen.rows > 0) screen.rows = std::max(screen.rows, kFootLines + 1) - kFootLines;
-  io.out << redrawn(rates_view(interval, screen) + "\nCtrl-C ends\n") << std::flush;
+  // A line too many would scroll, and nothing be where it was drawn.
+  io.out << redrawn(upper_part(rates_view(interval, screen), screen.rows) + kFoot) << std::flush;
 }
 
 Result<Exit> watch_rates(const Session& session) {
@@ -60,6 +73,7 @@ Result<Exit> watch_rates(const Session& session) {
     draw(session.io, Interval(before->json, after->json));
     before = std::move(after);
   }
+  if (session.io.terminal()) session.io.out << "\n";
   return Exit::done;
 }
 

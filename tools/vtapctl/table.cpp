@@ -147,8 +147,9 @@ std::string sections_text(const std::vector<Section>& sections, Screen screen, s
     return lines;
   };
   while (screen.rows > 0 && height() > screen.rows) {
+    // Of two rows none can be spared: the line that says so takes its place.
     const auto most = std::max_element(shown.begin(), shown.end());
-    if (most == shown.end() || *most <= 1) break;
+    if (most == shown.end() || *most <= 2) break;
     --*most;
   }
   std::string out;
