@@ -200,6 +200,38 @@ def test_ports_are_set_back_by_a_broker_that_was_restarted() -> None:
             assert found() == before
 
 
+def test_redirect_goes_while_its_worker_is_behind() -> None:
+    """Full RX rings on one port of a pair, none on the other: what is taken out of them leaves by
+    sockets that go, too."""
+    with Lab(monitors=1, pairs=2) as lab:
+        lab.open_wires()
+        base = inline("base", ("t0", "t1"))
+        slow = [policy(f"slow{n}", filter=f"ip and udp[8:4] != {n} or tcp[tcpflags] & {n % 255} "
+                                          f"!= 77 or ip[8] != 3") for n in range(2500)]
+        full = config([base, inline("slow", ("t2", "t3"), capture="redirect")], monitors(1), slow,
+                      workers=1)
+        small = config([base], monitors(1), [policy()], workers=1)
+        with Broker(lab, full) as running:
+            stop = threading.Event()
+            wire, frame = lab.right_of(1), TCP[0]
+
+            def flood() -> None:
+                while not stop.is_set():
+                    with contextlib.suppress(OSError):
+                        wire.send(frame)
+
+            thread = threading.Thread(target=flood)
+            thread.start()
+            try:
+                time.sleep(1)
+                running.reload(small)
+            finally:
+                stop.set()
+                thread.join()
+            running.settled()
+            assert running.api("POST", "/v1/detach", {})[0] == 200
+
+
 def test_a_port_changes_its_role() -> None:
     """From a tap's to a monitor's and back, and a pair from one hook to the other."""
     with Lab(monitors=1, pairs=2, napi_ends=True) as lab:
