@@ -143,6 +143,7 @@ class Engine {
   void fold_rings(const MonitorPort& monitor);
   void give_up(MonitorPort& monitor);
   [[nodiscard]] bool in_use(const std::string& port) const;
+  [[nodiscard]] bool has_to_wait(const std::string& port) const;
   [[nodiscard]] MonitorPort::Makers makers_of(Generation& plan, std::uint32_t monitor) const;
 
   // ports.cpp

@@ -162,7 +162,12 @@ Result<void> Engine::prepare(Transition& transition) {
   return prepare_monitors(transition);
 }
 
-/// A tap with a port that is in use for something else has to wait for commit().
+/// Until commit(): what is in use for something else, and a wire that a plan before has left. With
+/// another stub that would be cut, and stay so if the reload fails.
+bool Engine::has_to_wait(const std::string& port) const {
+  return in_use(port) || left_.contains(port);
+}
+
 Result<void> Engine::prepare_taps(Transition& transition) {
   const Generation& next = *transition.next;
   std::vector<bool> later(next.config().taps.size(), false);
@@ -173,7 +178,7 @@ Result<void> Engine::prepare_taps(Transition& transition) {
       if (auto done = port->prepare(next, want.place, memory_); !done) return done;
       continue;
     }
-    later[want.place.tap] = later[want.place.tap] || in_use(want.link.name);
+    later[want.place.tap] = later[want.place.tap] || has_to_wait(want.link.name);
     if (in_use(want.link.name)) continue;
     memory_.reset_counters(want.place.index);
     errors_.reset_port(want.place.index);
@@ -223,7 +228,7 @@ Result<void> Engine::prepare_monitors(Transition& transition) {
     if (known != monitors_.end()) {
       transition.monitors[i] = known->get();
       if (auto done = (*known)->serve(makers_of(next, i)); !done) return done;
-    } else if (!in_use(monitors[i].port)) {
+    } else if (!has_to_wait(monitors[i].port)) {
       auto opened = open_monitor(transition, i, true);
       if (!opened) return opened.error();
       transition.monitors[i] = opened->get();
