@@ -129,7 +129,8 @@ class Engine {
   void commit(Transition& transition);
   void retire(const Transition& transition);
   void let_go(Transition& transition);
-  void retire_port(TapPort& port);
+  void retire_ports(const std::vector<TapPort*>& ports);
+  void close_sockets(const std::vector<TapPort*>& ports);
   void open_the_rest(Transition& transition);
   void share_out(Transition& transition);
   void adopt(Transition& transition);
@@ -142,6 +143,7 @@ class Engine {
   void fold_rings(const MonitorPort& monitor);
   void give_up(MonitorPort& monitor);
   [[nodiscard]] bool in_use(const std::string& port) const;
+  [[nodiscard]] bool has_to_wait(const std::string& port) const;
   [[nodiscard]] MonitorPort::Makers makers_of(Generation& plan, std::uint32_t monitor) const;
 
   // ports.cpp
@@ -179,9 +181,9 @@ class Engine {
   [[nodiscard]] MonitorTotals monitor_totals(const Generation& plan, std::uint32_t monitor) const;
   stats::Policy policy_snapshot(std::uint32_t policy) const;
   stats::Monitor monitor_snapshot(std::uint32_t monitor) const;
-  [[nodiscard]] MonitorTotals ring_totals(const MonitorPort& monitor) const;
   [[nodiscard]] MonitorTotals refused_totals(std::uint32_t target) const;
   [[nodiscard]] MonitorTotals queue_totals(const worker::Worker& owner, std::uint32_t target) const;
+  [[nodiscard]] MonitorTotals ring_totals(const MonitorPort& monitor) const;
   std::vector<stats::Worker> worker_snapshots() const;
   void fold(const Generation& gone, const Generation& next);
 

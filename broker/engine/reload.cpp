@@ -162,7 +162,12 @@ Result<void> Engine::prepare(Transition& transition) {
   return prepare_monitors(transition);
 }
 
-/// A tap with a port that is in use for something else has to wait for commit().
+/// Until commit(): what is in use for something else, and a wire that a plan before has left. With
+/// another stub that would be cut, and stay so if the reload fails.
+bool Engine::has_to_wait(const std::string& port) const {
+  return in_use(port) || left_.contains(port);
+}
+
 Result<void> Engine::prepare_taps(Transition& transition) {
   const Generation& next = *transition.next;
   std::vector<bool> later(next.config().taps.size(), false);
@@ -171,14 +176,14 @@ Result<void> Engine::prepare_taps(Transition& transition) {
     if (TapPort* const port = transition.staying[i]) {
       later[want.place.tap] = true;
       if (auto done = port->prepare(next, want.place, memory_); !done) return done;
-    } else if (in_use(want.link.name)) {
-      later[want.place.tap] = true;
-    } else {
-      memory_.reset_counters(want.place.index);
-      errors_.reset_port(want.place.index);
-      for (std::uint32_t worker = 0; worker < workers_.size(); ++worker) {
-        on_worker(worker, [&](auto& its) { its.reset_originals(want.place.index); });
-      }
+      continue;
+    }
+    later[want.place.tap] = later[want.place.tap] || has_to_wait(want.link.name);
+    if (in_use(want.link.name)) continue;
+    memory_.reset_counters(want.place.index);
+    errors_.reset_port(want.place.index);
+    for (std::uint32_t worker = 0; worker < workers_.size(); ++worker) {
+      on_worker(worker, [&](auto& its) { its.reset_originals(want.place.index); });
     }
   }
   for (std::uint32_t tap = 0; tap < later.size(); ++tap) {
@@ -223,7 +228,7 @@ Result<void> Engine::prepare_monitors(Transition& transition) {
     if (known != monitors_.end()) {
       transition.monitors[i] = known->get();
       if (auto done = (*known)->serve(makers_of(next, i)); !done) return done;
-    } else if (!in_use(monitors[i].port)) {
+    } else if (!has_to_wait(monitors[i].port)) {
       auto opened = open_monitor(transition, i, true);
       if (!opened) return opened.error();
       transition.monitors[i] = opened->get();
@@ -284,9 +289,12 @@ void Engine::undo(Transition& transition) {
   for (TapPort* port : transition.staying) {
     if (port != nullptr) port->settle();
   }
+  std::vector<TapPort*> opened;
   for (const auto& port : transition.ports) {
-    if (!port) continue;
-    retire_port(*port);
+    if (port) opened.push_back(port.get());
+  }
+  retire_ports(opened);
+  for (TapPort* port : opened) {
     // What an earlier broker left, stays.
     if (!port->ours_before()) restore(port->host_port());
   }
@@ -334,11 +342,13 @@ void Engine::let_go(Transition& transition) {
     return std::ranges::any_of(transition.wants,
                                [&](const Want& want) { return want.link.name == device; });
   };
+  std::vector<TapPort*> going;
   for (auto& port : taps_) {
     if (transition.keeps(*port)) continue;
-    retire_port(*port);
+    going.push_back(port.get());
     transition.gone.push_back(std::move(port));
   }
+  retire_ports(going);
   std::erase(taps_, nullptr);
   for (auto& port : transition.gone) {
     const std::string& name = port->link().name;
@@ -372,47 +382,59 @@ void Engine::give_up(MonitorPort& monitor) {
   monitor.forget();
 }
 
-/// Takes the sockets of a redirect port away, once nothing comes in by it.
-void Engine::retire_port(TapPort& port) {
-  errors_.remove_port(port.link().ifindex);
-  if (port.sockets.empty()) {
-    if (port.exit_target) free_target(*std::exchange(port.exit_target, std::nullopt));
-    return;
+/// Takes the sockets of redirect ports away, once nothing comes in by them. All together: what one
+/// port of a pair receives leaves by a socket of the other.
+void Engine::retire_ports(const std::vector<TapPort*>& ports) {
+  std::vector<TapPort*> redirect;
+  for (TapPort* port : ports) {
+    errors_.remove_port(port->link().ifindex);
+    if (!port->sockets.empty()) redirect.push_back(port);
+    for (std::uint32_t queue = 0; queue < port->sockets.size(); ++queue) {
+      port->programs().clear_socket(queue);
+    }
   }
-  for (std::uint32_t queue = 0; queue < port.sockets.size(); ++queue) {
-    port.programs().clear_socket(queue);
+  if (!redirect.empty()) close_sockets(redirect);
+  for (TapPort* port : ports) {
+    if (port->exit_target) free_target(*std::exchange(port->exit_target, std::nullopt));
   }
+}
+
+void Engine::close_sockets(const std::vector<TapPort*>& ports) {
+  const auto each = [&](const std::function<void(worker::Worker&, TapPort&)>& task) {
+    for (std::uint32_t i = 0; i < workers_.size(); ++i) {
+      on_worker(i, [&](worker::Worker& worker) {
+        for (TapPort* port : ports) task(worker, *port);
+      });
+    }
+  };
+  const auto exit_of = [](const worker::Worker& worker, const TapPort& port) -> io::XskSink* {
+    return port.exit_target ? worker.sink(*port.exit_target) : nullptr;
+  };
   wait_for_programs();
   eventually([&] {
     bool drained = true;
-    for (std::uint32_t i = 0; i < workers_.size(); ++i) {
-      on_worker(i, [&](worker::Worker& worker) { drained &= worker.drained(port.place().index); });
-    }
+    each([&](worker::Worker& worker, TapPort& port) {
+      drained &= worker.drained(port.place().index);
+    });
     return drained;
   });
+  each([](worker::Worker& worker, TapPort& port) { worker.stop_sources(port.place().index); });
+  each([&](worker::Worker& worker, TapPort& port) {
+    io::XskSink* const sink = exit_of(worker, port);
+    if (sink == nullptr) return;
+    sink->reclaim();
+    sink->disconnect();
+  });
   bool zero_copy = false;
-  for (const auto& socket : port.sockets) zero_copy |= socket->zero_copy();
-  for (std::uint32_t i = 0; i < workers_.size(); ++i) {
-    on_worker(i, [&](worker::Worker& worker) { worker.stop_sources(port.place().index); });
-    if (!port.exit_target) continue;
-    on_worker(i, [&](worker::Worker& worker) {
-      io::XskSink* const sink = worker.sink(*port.exit_target);
-      if (sink == nullptr) return;
-      sink->reclaim();
-      sink->disconnect();
-    });
+  for (TapPort* port : ports) {
+    for (const auto& socket : port->sockets) zero_copy |= socket->zero_copy();
+    port->sockets.clear();
   }
-  port.sockets.clear();
   if (zero_copy) std::this_thread::sleep_for(kZeroCopyQuarantine);
-  for (std::uint32_t i = 0; i < workers_.size(); ++i) {
-    on_worker(i, [&](worker::Worker& worker) {
-      worker.remove_sources(port.place().index);
-      if (port.exit_target && worker.sink(*port.exit_target) != nullptr) {
-        worker.abandon(*port.exit_target);
-      }
-    });
-  }
-  if (port.exit_target) free_target(*std::exchange(port.exit_target, std::nullopt));
+  each([&](worker::Worker& worker, TapPort& port) {
+    worker.remove_sources(port.place().index);
+    if (exit_of(worker, port) != nullptr) worker.abandon(*port.exit_target);
+  });
 }
 
 /// What had to wait for a device that was in use.
@@ -557,6 +579,7 @@ void Engine::put_in_place(Transition& transition) {
   }
   taps_ = std::move(taps);
   monitors_ = std::move(monitors);
+  for (const auto& monitor : transition.gone_monitors) leaving_.push_back(monitor.get());
   before_ = std::move(now_);
   now_ = std::move(transition.next);
 }
@@ -575,7 +598,6 @@ void Engine::finish(Transition& transition) {
     const bool scheduled = transition.shares.monitors[i].schedule.has_value();
     if (monitor.queue && (changed || !scheduled)) {
       sweep(&monitor.name());
-  for (const auto& monitor : transition.gone_monitors) leaving_.push_back(monitor.get());
       leftovers_.push_back({monitor.name(), monitor.queue->target, monitor.owners().front()});
       monitor.queue.reset();
     }
@@ -595,10 +617,13 @@ void Engine::finish(Transition& transition) {
     give_up(*monitor);
     if (monitor->queue) {
       drop_queue({monitor->name(), monitor->queue->target, monitor->owners().front()});
+      monitor->queue.reset();
     }
     sweep(&monitor->name());
+    fold_rings(*monitor);
     free_target(monitor->target());
   }
+  leaving_.clear();
   before_.reset();
   if (transition.shares.tee == 0) {
     for (std::uint32_t i = 0; i < workers_.size(); ++i) {
@@ -613,13 +638,10 @@ void Engine::finish(Transition& transition) {
 /// Waits until the workers have taken all copies that programs of the plan before have made.
 void Engine::drain_before() {
   std::vector<io::TeeSource::Mark> marks(workers_.size());
-      monitor->queue.reset();
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     on_worker(i, [&](worker::Worker& worker) { marks[i] = worker.tee().mark(); });
-    fold_rings(*monitor);
   }
   const bool drained = eventually([&] {
-  leaving_.clear();
     bool past = true;
     for (std::uint32_t i = 0; i < workers_.size(); ++i) {
       on_worker(i, [&](worker::Worker& worker) { past &= worker.tee().is_past(marks[i]); });

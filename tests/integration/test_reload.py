@@ -200,6 +200,65 @@ def test_ports_are_set_back_by_a_broker_that_was_restarted() -> None:
             assert found() == before
 
 
+def test_a_wire_that_was_left_stays_one_when_a_reload_fails() -> None:
+    with Lab(monitors=1, pairs=2) as lab:
+        lab.open_wires()
+        base = inline("base", ("t0", "t1"))
+        small = config([base], monitors(1), [policy()])
+        taken = {"name": "taken", "mode": "host", "ports": ["t2"]}
+        lab.tap_ns.ip("link add x9 type veth peer name x8", "link set x9 up", "link set x8 up")
+        others = config([{"name": "other", "mode": "host", "ports": ["x9"]}],
+                        [{"name": "x", "port": "x8"}], [])
+        with Broker(lab, others):
+            with Broker(lab, config([base, inline("left", ("t2", "t3"))], monitors(1),
+                                    [policy()])) as running:
+                running.reload(small)
+                running.write(config([base, taken], [*monitors(1), {"name": "x", "port": "x9"}],
+                                     [policy()]))
+                status, answer = running.api("POST", "/v1/reload")
+                assert status != 200 and "x9" in answer["error"], answer
+                carry(TCP, lab.left_of(1), lab.right_of(1))
+                carry(TCP, lab.right_of(1), lab.left_of(1))
+                assert running.api("GET", "/v1/status")[1]["left_wires"] == ["t2", "t3"]
+                running.reload(config([base, taken], monitors(1), [policy()]))
+                lab.left_of(1).send_all(TCP)
+                assert_frames(TCP, lab.monitor(0).receive(len(TCP)), "of the wire that was")
+                running.settled()
+                assert running.api("POST", "/v1/detach", {})[0] == 200
+
+
+def test_redirect_goes_while_its_worker_is_behind() -> None:
+    """Full RX rings on one port of a pair, none on the other: what is taken out of them leaves by
+    sockets that go, too."""
+    with Lab(monitors=1, pairs=2) as lab:
+        lab.open_wires()
+        base = inline("base", ("t0", "t1"))
+        slow = [policy(f"slow{n}", filter=f"ip and udp[8:4] != {n} or tcp[tcpflags] & {n % 255} "
+                                          f"!= 77 or ip[8] != 3") for n in range(2500)]
+        full = config([base, inline("slow", ("t2", "t3"), capture="redirect")], monitors(1), slow,
+                      workers=1)
+        small = config([base], monitors(1), [policy()], workers=1)
+        with Broker(lab, full) as running:
+            stop = threading.Event()
+            wire, frame = lab.right_of(1), TCP[0]
+
+            def flood() -> None:
+                while not stop.is_set():
+                    with contextlib.suppress(OSError):
+                        wire.send(frame)
+
+            thread = threading.Thread(target=flood)
+            thread.start()
+            try:
+                time.sleep(1)
+                running.reload(small)
+            finally:
+                stop.set()
+                thread.join()
+            running.settled()
+            assert running.api("POST", "/v1/detach", {})[0] == 200
+
+
 def test_a_port_changes_its_role() -> None:
     """From a tap's to a monitor's and back, and a pair from one hook to the other."""
     with Lab(monitors=1, pairs=2, napi_ends=True) as lab:
