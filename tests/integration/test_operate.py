@@ -363,6 +363,8 @@ def test_doctor_sees_from_within_what_it_sees_from_outside() -> None:
 
 def test_doctor_fixes_from_within() -> None:
     with Lab(ipv6=("tap",)) as lab:
+        # Addresses come a moment after the ports.
+        assert eventually(lambda: lab.tap_ns.run("ip", "-6", "addr").stdout.count("fe80") == 3)
         before = snapshot(lab.tap_ns)
         with Broker(lab, config([inline()], monitors(1), [policy()])) as running:
             ctl = Ctl(running)
