@@ -248,6 +248,8 @@ def test_exit_codes_of_usage_and_of_no_broker(lab: Lab, running: Broker) -> None
     ctl = Ctl(running)
     for words in BAD_USAGE:
         assert ctl(*words, code=2).stderr, words
+    for words in (["nonsense"], ["policy", "nonsense"]):
+        assert "there is no command or option nonsense" in ctl(*words, code=2).stderr
     for words in (["--help"], ["policy", "add", "--help"], ["--version"]):
         assert ctl(*words).stdout
     plain = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
