@@ -57,13 +57,15 @@ class Machine:
     def __exit__(self, kind, *_exc) -> None:
         if kind is not None:
             print("--- log of the broker\n" + self.log())
-        if self._broker is not None and self._broker.poll() is None:
-            self.stop()
-        for config in ("/run/home/tap.toml", *self._configs()):
-            self.run(f"test ! -e {config} || vtap-broker --detach -c {config}")
-        self._init.kill()
-        self._init.wait()
-        self._init.stdout.close()
+        try:
+            if self._broker is not None and self._broker.poll() is None:
+                self.stop()
+            for config in ("/run/home/tap.toml", *self._configs()):
+                self.run(f"test ! -e {config} || vtap-broker --detach -c {config}")
+        finally:
+            self._init.kill()
+            self._init.wait()
+            self._init.stdout.close()
 
     def _configs(self) -> list[str]:
         return self.run("ls /etc/vtap/*.toml 2>/dev/null || true").stdout.split()

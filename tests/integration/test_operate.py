@@ -248,6 +248,8 @@ def test_exit_codes_of_usage_and_of_no_broker(lab: Lab, running: Broker) -> None
     ctl = Ctl(running)
     for words in BAD_USAGE:
         assert ctl(*words, code=2).stderr, words
+    for words in (["nonsense"], ["policy", "nonsense"]):
+        assert "there is no command or option nonsense" in ctl(*words, code=2).stderr
     for words in (["--help"], ["policy", "add", "--help"], ["--version"]):
         assert ctl(*words).stdout
     plain = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -363,6 +365,8 @@ def test_doctor_sees_from_within_what_it_sees_from_outside() -> None:
 
 def test_doctor_fixes_from_within() -> None:
     with Lab(ipv6=("tap",)) as lab:
+        # Addresses come a moment after the ports.
+        assert eventually(lambda: lab.tap_ns.run("ip", "-6", "addr").stdout.count("fe80") == 3)
         before = snapshot(lab.tap_ns)
         with Broker(lab, config([inline()], monitors(1), [policy()])) as running:
             ctl = Ctl(running)

@@ -134,6 +134,13 @@ Exit run(const std::vector<std::string>& arguments, const Io& io) {
   }
   try {
     app.parse(reversed(arguments));
+  } catch (const CLI::RequiredError& error) {
+    // A mistyped command counts as none at all.
+    for (const std::string& word : app.remaining(true)) {
+      io.err << "vtapctl: there is no command or option " << printable(word) << "\n";
+    }
+    app.exit(error, io.out, io.err);
+    return Exit::usage;
   } catch (const CLI::ParseError& error) {
     return app.exit(error, io.out, io.err) == 0 ? Exit::done : Exit::usage;  // 0: --help
   }
