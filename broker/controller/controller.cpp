@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -34,6 +35,16 @@ Result<void> Controller::start(config::Config config, Prepared prepared, host::S
 }
 
 Result<std::uint32_t> Controller::reload() {
+  // A pipe would keep the control thread waiting for a writer.
+  std::error_code ignored;
+  const auto kind = std::filesystem::status(file_, ignored).type();
+  if (kind != std::filesystem::file_type::regular &&
+      kind != std::filesystem::file_type::not_found) {
+    return note(Error{file_ +
+                          ": is no regular file, and a reload reads nothing else; put the config "
+                          "into a file and start the broker with that",
+                      ErrorKind::usage});
+  }
   auto loaded = load_file(file_);
   if (!loaded) return note(loaded.error());
   const std::string text = loaded->text;

@@ -148,7 +148,7 @@ class Engine {
 
   // ports.cpp
   Result<void> open_tap(Transition& transition, std::uint32_t tap);
-  Result<void> take_up(const std::vector<TapPort*>& tap, const Shares& shares);
+  Result<void> attach_tap(const Transition& transition, std::uint32_t tap_number);
   Result<void> open_sockets(TapPort& port, const Shares& shares);
   Result<void> connect_sockets(TapPort& port, const std::vector<TapPort*>& tap);
   Result<std::unique_ptr<MonitorPort>> open_monitor(Transition& transition, std::uint32_t monitor,

@@ -61,7 +61,7 @@ void MonitorPort::serve_only(Makers makers) {
 
 Result<void> MonitorPort::bring_up(const host::Link& link) {
   if (up()) return {};
-  if (ifindex() != link.ifindex) {
+  if (!program_ || ifindex() != link.ifindex) {  // also where a claim failed half way
     if (port_) forget();
     if (auto done = claim(link); !done) return done;
   }

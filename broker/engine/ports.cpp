@@ -47,15 +47,20 @@ Result<void> Engine::open_tap(Transition& transition, std::uint32_t tap) {
     opened.push_back(port->get());
     transition.ports[i] = std::move(*port);
   }
-  return take_up(opened, transition.shares);
+  for (TapPort* port : opened) {
+    if (auto done = open_sockets(*port, transition.shares); !done) return done;
+  }
+  for (TapPort* port : opened) {
+    if (auto done = connect_sockets(*port, opened); !done) return done;
+  }
+  return {};
 }
 
-Result<void> Engine::take_up(const std::vector<TapPort*>& tap, const Shares& shares) {
-  for (TapPort* port : tap) {
-    if (auto done = open_sockets(*port, shares); !done) return done;
-  }
-  for (TapPort* port : tap) {
-    if (auto done = connect_sockets(*port, tap); !done) return done;
+/// The ports of a tap that is open.
+Result<void> Engine::attach_tap(const Transition& transition, std::uint32_t tap_number) {
+  std::vector<TapPort*> tap;
+  for (const auto& port : transition.ports) {
+    if (port && port->place().tap == tap_number) tap.push_back(port.get());
   }
   for (TapPort* port : tap) {
     if (auto done = port->attach(); !done) return done;

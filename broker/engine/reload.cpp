@@ -159,7 +159,12 @@ Result<void> Engine::prepare(Transition& transition) {
   transition.ports.resize(transition.wants.size());
   find_staying(transition);
   if (auto done = prepare_taps(transition); !done) return done;
-  return prepare_monitors(transition);
+  if (auto done = prepare_monitors(transition); !done) return done;
+  // Last: an earlier broker may have left wires, and what fails after this might cut them.
+  for (std::uint32_t tap = 0; tap < transition.next->config().taps.size(); ++tap) {
+    if (auto done = attach_tap(transition, tap); !done) return done;
+  }
+  return {};
 }
 
 /// Until commit(): what is in use for something else, and a wire that a plan before has left. With
@@ -447,7 +452,9 @@ void Engine::open_the_rest(Transition& transition) {
       there &= transition.staying[i] != nullptr || transition.ports[i] != nullptr;
     }
     if (there) continue;
-    if (auto done = open_tap(transition, tap); !done) {
+    auto done = open_tap(transition, tap);
+    if (done) done = attach_tap(transition, tap);
+    if (!done) {
       spdlog::error("tap {} cannot be taken up: {}", next.config().taps[tap].name,
                     done.error().message);
     }

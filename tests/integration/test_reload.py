@@ -444,6 +444,44 @@ def test_samplers_and_meters_go_on() -> None:
                 assert sampled["matched_frames"] - sampled["dropped"]["sample"] == -(-1440 // 7)
 
 
+def test_a_start_that_fails_leaves_the_wires_of_before() -> None:
+    """Those of a broker that was killed, though the next would have tapped them in another way."""
+    with Lab(monitors=1, pairs=2) as lab:
+        lab.open_wires()
+        lab.tap_ns.ip("link add x9 type veth peer name x8", "link set x9 up", "link set x8 up")
+        others = config([{"name": "other", "mode": "host", "ports": ["x9"]}],
+                        [{"name": "x", "port": "x8"}], [])
+        with Broker(lab, others), Broker(lab, config([inline("left", ("t2", "t3"))], monitors(1),
+                                                     [policy()])) as killed:
+            killed.kill()
+            killed.write(config([{"name": "taken", "mode": "host", "ports": ["t2"]}],
+                                [*monitors(1), {"name": "x", "port": "x9"}], [policy()]))
+            with pytest.raises(AssertionError, match="x9"):
+                killed.start()
+            carry(TCP, lab.left_of(1), lab.right_of(1))
+            carry(TCP, lab.right_of(1), lab.left_of(1))
+            killed.write(config([inline("left", ("t2", "t3"))], monitors(1), [policy()]))
+            killed.start()
+            lab.monitor(0).clear()
+            carry(TCP, lab.left_of(1), lab.right_of(1), lab.monitors)
+
+
+def test_a_pipe_is_no_config() -> None:
+    """It would keep the broker waiting for a writer."""
+    with Lab() as lab:
+        lab.open_wires()
+        text = config([inline()], monitors(1), [policy()])
+        with Broker(lab, text) as running:
+            file = running.directory / "tap.toml"
+            file.unlink()
+            os.mkfifo(file)
+            status, answer = running.api("POST", "/v1/reload")
+            assert status == 422 and "no regular file" in answer["error"], answer
+            carry(TCP, lab.left, lab.right, lab.monitors)
+            file.unlink()
+            running.reload(text)
+
+
 def _footprint(running: Broker) -> dict[str, int]:
     process = Path("/proc", str(running.pid))
     fds = [os.readlink(fd) for fd in (process / "fd").iterdir()]
