@@ -37,9 +37,7 @@ Result<void> Controller::start(config::Config config, Prepared prepared, host::S
 Result<std::uint32_t> Controller::reload() {
   // A pipe would keep the control thread waiting for a writer.
   std::error_code ignored;
-  const auto kind = std::filesystem::status(file_, ignored).type();
-  if (kind != std::filesystem::file_type::regular &&
-      kind != std::filesystem::file_type::not_found) {
+  if (std::filesystem::is_other(file_, ignored)) {
     return note(Error{file_ +
                           ": is no regular file, and a reload reads nothing else; put the config "
                           "into a file and start the broker with that",
