@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -413,7 +414,8 @@ def test_what_a_confined_broker_cannot_see_it_says() -> None:
             for each in found:
                 assert "cannot be seen" in each["what"]
                 assert each["fix"].startswith(f"vtap-broker -c {running.file} --doctor ")
-                asked = each["fix"].partition("#")[0].replace("vtap-broker", str(broker_binary()))
+                asked = each["fix"].partition("#")[0].replace("vtap-broker", shlex.quote(
+                    str(broker_binary())))
                 assert lab.tap_ns.run("bash", "-c", asked, check=False).returncode == 0
 
 
