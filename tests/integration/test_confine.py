@@ -37,7 +37,8 @@ INIT_MODULE, PROCESS_VM_WRITEV, BPF, CAPSET, OPENAT, UNLINK = 175, 311, 321, 126
 SENDMSG = 46
 IO_URING_SETUP, CLONE3, PIDFD_GETFD, KEXEC_LOAD = 425, 435, 438, 246
 
-BPF_MAP_CREATE, BPF_MAP_UPDATE, BPF_PROG_LOAD, BPF_PROG_DETACH = 0, 2, 5, 9
+BPF_MAP_CREATE, BPF_MAP_UPDATE, BPF_PROG_LOAD, BPF_PROG_DETACH, BPF_BTF_GET_NEXT_ID = \
+    0, 2, 5, 9, 23
 PTRACE_SEIZE = 0x4206
 AF_UNIX, AF_INET, AF_NETLINK, AF_PACKET, AF_XDP, SOCK_RAW = 1, 2, 16, 17, 44, 3
 WRITE_CREATE = os.O_WRONLY | os.O_CREAT
@@ -96,6 +97,8 @@ FORBIDDEN_TO_CONTROL = {
     "a user namespace": (UNSHARE, (0x10000000,), errno.EPERM),
     "a module": (INIT_MODULE, (0, 0, b"\0"), errno.EPERM),
     "io_uring": (IO_URING_SETUP, (1, bytes(120)), errno.EPERM),
+    # There are none, rather than that it may not know: what loads programs on old kernels asks.
+    "types of the kernel's modules": (BPF, (BPF_BTF_GET_NEXT_ID, bytes(120), 120), errno.ENOENT),
     "a file of root's": (OPEN, (b"/etc/passwd\0", os.O_WRONLY), errno.EACCES),
     "a new file": (OPEN, (b"/usr/vtap-confine-was-here\0", WRITE_CREATE, 0o600), errno.EACCES),
     "how the kernel dumps cores": (OPEN, (b"/proc/sys/kernel/core_pattern\0", os.O_WRONLY),
