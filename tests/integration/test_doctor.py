@@ -39,7 +39,9 @@ def doctor(lab: Lab, one: Broker, *words: str, launcher: tuple[str, ...] = ()) -
 
 
 def serious(findings: list[dict]) -> list[dict]:
-    return [each for each in findings if each["severity"] in ("warning", "error")]
+    """But for what the kernel lacks (Linux 6.1 has no tcx): no lab is to blame for that."""
+    return [each for each in findings if each["severity"] in ("warning", "error")
+            and each["id"] != "kernel-feature"]
 
 
 def only(findings: list[dict], name: str, subject: str | None = None) -> dict:
@@ -98,11 +100,13 @@ def test_text_is_for_people() -> None:
         lab.port("m0").down()
         shown = run_broker(lab, "-c", one.file, "--doctor")
         assert shown.returncode == 0
-        first = shown.stdout.splitlines()
+        lines = shown.stdout.splitlines()
+        lacks = sum(line.endswith("[kernel-feature]") for line in lines)
+        first = lines[3 * lacks:]
         assert first[0].startswith("warning: m0: ") and first[0].endswith("[link-down]")
         assert first[1].startswith("    why: ")
         assert first[2] == "    fix: ip link set dev m0 up"
-        assert first[-1].startswith("0 errors, 1 warning, ")
+        assert first[-1].startswith(f"0 errors, {lacks + 1} warning{'s' if lacks else ''}, ")
 
 
 def test_usage() -> None:
