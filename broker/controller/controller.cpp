@@ -179,9 +179,8 @@ std::string Controller::doctor_json(bool fix) {
   if (!engine_) throw std::runtime_error("the broker has not started");
   const doctor::Running running = doctor::running_from(engine_->snapshot());
   const config::Config& config = engine_->plan().config();
-  const auto found = fix ? doctor::mend(config, &running) : doctor::examine(config, &running);
-  examine();  // what is left, for status
-  return doctor::to_json(found);
+  examined_at_ = {};  // the next status looks for itself
+  return doctor::to_json(fix ? doctor::mend(config, &running) : doctor::examine(config, &running));
 }
 
 }  // namespace vtap::controller
