@@ -42,7 +42,7 @@ void check_kernel(const Facts& facts, Diagnoses& out) {
     if (probe.works) continue;
     complete = false;
     out.push_back({{.id = "kernel-feature",
-                    .severity = probe.needed ? Severity::error : Severity::warning,
+                    .severity = probe.needed ? Severity::error : Severity::hint,
                     .subject = "kernel",
                     .what = "Linux " + machine.kernel + " has no " + probe.what,
                     .why = probe.needed ? "the broker needs it for " + probe.why : probe.why,

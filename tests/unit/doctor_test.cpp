@@ -122,7 +122,7 @@ TEST(DoctorMachine, KernelWithoutAFeature) {
   EXPECT_EQ(only(check_kernel, facts).finding.severity, Severity::error);
   EXPECT_TRUE(mentions(only(check_kernel, facts).finding.what, "xskmap"));
   facts.machine.probes.back().needed = false;
-  EXPECT_EQ(only(check_kernel, facts).finding.severity, Severity::warning);
+  EXPECT_EQ(only(check_kernel, facts).finding.severity, Severity::hint);
 }
 
 TEST(DoctorMachine, KernelIsNotPraisedWhenNothingWasTried) {
