@@ -12,7 +12,7 @@ import pytest
 import packets
 from broker import (CAPTURES, PLACEMENTS, Broker, by_name, config, delta, inline, monitors, policy,
                     simple_config, tap_ports)
-from lab import Lab, carry
+from lab import PATIENCE, Lab, carry
 from traffic import read_stamp, stamped
 
 # DESIGN 7.3: the keys that must be there and their types; a dict in place of a type goes deeper, a
@@ -162,7 +162,8 @@ def test_idle_costs_nothing(capture: str) -> None:
             before, start = cpu_seconds(running.pid), time.monotonic()
             time.sleep(5)
             share = (cpu_seconds(running.pid) - before) / (time.monotonic() - start)
-            assert share < 0.01, f"{100 * share:.2f}% of a core while idle"
+            # An emulated CPU takes as many times as long for the same work.
+            assert share < 0.01 * PATIENCE, f"{100 * share:.2f}% of a core while idle"
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
