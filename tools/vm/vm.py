@@ -74,7 +74,8 @@ def run_guest(guest: suites.Guest, todo: list[suites.Suite], scratch: Path, buil
                                    ("initrd.gz", "job.json", "console.log", "output.log"))
     initrd.build(place / "root", kernel, image)
     environment = {"VTAP_BUILD_DIR": str(build), "VTAP_VM_ZERO_COPY": str(int(guest.zero_copy)),
-                   "VTAP_TEST_PATIENCE": str(qemu.PATIENCE)}
+                   "VTAP_TEST_PATIENCE": str(qemu.PATIENCE),
+                   "VTAP_RELOADS": str(qemu.RELOADS)}
     qemu.write_job(job, todo, ROOT, environment)
     say(f"guest {guest.name}: kernel {kernel.release}, {len(todo)} suites; logs: {place}/*.log")
     for suite in todo:

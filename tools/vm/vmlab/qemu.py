@@ -22,6 +22,7 @@ POLL_S = 0.25
 CPUS = 2
 MEMORY_MB = 2048
 PATIENCE = 5    # times as long as on real CPUs, tests wait for what is to happen
+RELOADS = 20    # in a row, where tests make many; 60 on real CPUs
 
 
 def mac(cable: int, end: int) -> str:
