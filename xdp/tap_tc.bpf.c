@@ -251,7 +251,7 @@ static __always_inline int tap(struct __sk_buff* skb, struct vtap_cpu* cpu) {
   bool by_leg = config.leg_ifindex && (config.capture == VTAP_CAPTURE_CLONE || is_unfinished(skb) ||
                                        is_unclear(skb, cpu));
   __u64 monitors = 0;
-  if (who & VTAP_FOR_CLONE) monitors = monitors_of(cpu, frames, wire.bytes);
+  if (config.clones && (who & VTAP_FOR_CLONE)) monitors = monitors_of(cpu, frames, wire.bytes);
   if (who & VTAP_FOR_BROKER) {
     copy(skb, cpu, length, frames, by_leg, who & VTAP_FOR_CLONE, count);
   } else {

@@ -107,18 +107,18 @@ VTAP_INLINE const unsigned char* vtap_at(const struct vtap_reader* r, __u32 at) 
   return r->buf + at;
 }
 
-/* The same position, but the verifier no longer knows how it came about. Else it walks everything
- * behind once more for every value that `at` may have, tags or none. `length` serves as a number it
- * knows nothing of. */
-VTAP_INLINE __u32 vtap_forget(const struct vtap_reader* r, __u32 at) {
+/* The same value, of which the verifier no longer knows anything. Else it walks everything behind
+ * once more for each way that led here: tags or none, extension headers, what a length was compared
+ * with. `length` serves as a number it knows nothing of. */
+VTAP_INLINE __u32 vtap_forget(const struct vtap_reader* r, __u32 value) {
 #ifdef __bpf__
-  at -= r->length;
-  asm volatile("" : "+r"(at));
-  at += r->length;
+  value -= r->length;
+  asm volatile("" : "+r"(value));
+  value += r->length;
 #else
   (void)r;
 #endif
-  return at;
+  return value;
 }
 
 VTAP_INLINE __u16 vtap_be16(const unsigned char* p) { return (__u16)((p[0] << 8) | p[1]); }
@@ -257,6 +257,8 @@ VTAP_INLINE void vtap_parse_ipv6(struct vtap_reader* r, __u32 at, struct vtap_ke
     }
     at += vtap_extension_length(type, ext);
   }
+  offset = (__u16)vtap_forget(r, offset);
+  r->wanted = vtap_forget(r, r->wanted);
   key->fragment = fragment;
   key->proto = next;
   /* Finds nothing where an extension header ended the walk. */
@@ -281,7 +283,7 @@ VTAP_INLINE int vtap_parse(const unsigned char* buf, __u32 avail, __u32 length,
   r.length = length;
   r.wanted = 0;
 
-  vtap_key_clear(key, length);
+  vtap_key_clear(key, vtap_forget(&r, length));
   if (!vtap_has(&r, 0, VTAP_ETH_HLEN)) return vtap_more(&r);
 
   eth = vtap_at(&r, 0);
@@ -294,6 +296,7 @@ VTAP_INLINE int vtap_parse(const unsigned char* buf, __u32 avail, __u32 length,
   key->ethertype = type;
 
   at = vtap_forget(&r, at);
+  r.avail = vtap_forget(&r, r.avail);
   if (type == VTAP_TYPE_IPV4)
     vtap_parse_ipv4(&r, at, key);
   else if (type == VTAP_TYPE_IPV6)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of the original, in every mode, whether a policy wants the frame or not.
+#include <bpf/bpf.h>
 #include <time.h>
 
 #include <memory>
@@ -130,6 +131,19 @@ TEST_P(Verdict, APolicyOfAnotherTapIsNone) {
   }
   EXPECT_EQ(tee.counters(1).rx_frames, 2U);
   EXPECT_EQ(tee.counters(1).matched, 0U);
+}
+
+/// A start and a reload wait for the verifier, once a port: it must not walk what lies behind the
+/// parser once for each way through it. 3,000 (XDP) and 7,400 (TC) steps on 6.18; 81,000 and
+/// 112,000 when it did.
+TEST_P(Verdict, IsVerifiedInFewSteps) {
+  const Tee tee;
+  Tap port = tap(tee, port_53(), [](auto& config) { config.mode = VTAP_MODE_INLINE; });
+  bpf_prog_info info{};
+  __u32 size = sizeof(info);
+  ASSERT_EQ(::bpf_obj_get_info_by_fd(port.programs().plan_fd(), &info, &size), 0);
+  EXPECT_GT(info.verified_insns, 500U);
+  EXPECT_LT(info.verified_insns, 20'000U);
 }
 
 // --- capture redirect (XDP) ---
