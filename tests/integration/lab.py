@@ -526,12 +526,14 @@ def snapshot(ns: Namespace) -> dict[str, object]:
         state[f"addresses {entry['ifname']}"] = sorted(
             f"{info['local']}/{info['prefixlen']} {info['scope']}" for info in entry["addr_info"])
     # One process for all devices: with one for each question this is most of a short test's time.
-    state["tc"] = ns.run("tc", "-force", "-batch", "-", check=False, stdin="".join(
-        f"qdisc show dev {name}\nfilter show dev {name} ingress\nfilter show dev {name} egress\n"
-        for name in names)).stdout
+    asked = [f"{what} {name}{where}" for name in names for what, where in
+             (("qdisc", ""), ("filter", " ingress"), ("filter", " egress"))]
+    told = ns.run("tc", "-json", "-force", "-batch", "-", check=False, stdin="".join(
+        line.replace(" ", " show dev ", 1) + "\n" for line in asked)).stdout.splitlines()
+    state.update((f"tc {question}", answer) for question, answer in zip(asked, told, strict=False))
     for features in ns.run("ethtool", "-k", "*").stdout.strip().split("\n\n"):
-        heading, _, rest = features.partition("\n")
-        state[f"ethtool -k: {heading}"] = rest
+        heading, _, rest = features.partition(":\n")
+        state[f"ethtool -k {heading.removeprefix('Features for ')}"] = rest
     state["bpftool net"] = ns.run("bpftool", "-j", "net", "show", check=False).stdout
     with ns.entered():
         for family in ("ipv4", "ipv6"):
