@@ -336,9 +336,9 @@ def test_output_that_takes_no_redirected_frames() -> None:
 
 
 def _after_one_way(lab: Lab) -> bool:
-    """Whether a frame comes to the monitor."""
+    """Whether a frame comes to the monitor and to the other side."""
     lab.left.send(packets.sized(60))
-    return len(lab.monitor(0).receive(1, timeout=0.2)) > 0
+    return all(wire.receive(1, timeout=0.2) for wire in (lab.monitor(0), lab.right))
 
 
 def test_output_down() -> None:

@@ -17,7 +17,7 @@ namespace {
 using Http = httplib::ClientImpl;  // httplib::Client takes no https URL of an IPv6 address
 
 constexpr std::chrono::seconds kConnectPatience{2};
-constexpr std::chrono::seconds kReadPatience{5};
+constexpr std::chrono::seconds kReadPatience{20};  // somebody else's change may be under way
 constexpr std::chrono::hours kStreamPatience{24 * 365};
 constexpr std::chrono::seconds kChangePatience{60};  // rebinding sockets takes seconds each
 
