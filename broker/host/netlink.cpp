@@ -7,6 +7,8 @@
 
 #include <array>
 #include <cerrno>
+#include <mutex>
+#include <optional>
 #include <system_error>
 
 namespace vtap::host {
@@ -199,14 +201,19 @@ Outcome Netlink::transact(Request& request, std::vector<Message>& replies) {
   }
 }
 
-NetdevFamily netdev_family(Netlink& socket) {
+namespace {
+
+/// Disengaged where the kernel did not tell.
+std::optional<NetdevFamily> ask_for_netdev(Netlink& socket) {
   genlmsghdr command{};
   command.cmd = CTRL_CMD_GETFAMILY;
   command.version = 1;
   Request request(GENL_ID_CTRL, 0, command);
   request.attribute(CTRL_ATTR_FAMILY_NAME, "netdev");
   std::vector<Message> replies;
-  if (!socket.query(std::move(request), replies).ok() || replies.empty()) return {};
+  const Outcome outcome = socket.query(std::move(request), replies);
+  if (outcome.error == ENOENT) return NetdevFamily{};
+  if (!outcome.ok() || replies.empty()) return std::nullopt;
   const Attributes family = replies.front().attributes<genlmsghdr>();
   NetdevFamily found{.id = family.value<std::uint16_t>(CTRL_ATTR_FAMILY_ID), .group = 0};
   const Attributes groups = family.nested(CTRL_ATTR_MCAST_GROUPS);
@@ -217,6 +224,16 @@ NetdevFamily netdev_family(Netlink& socket) {
     }
   }
   return found;
+}
+
+}  // namespace
+
+NetdevFamily netdev_family(Netlink& socket) {
+  static std::mutex mutex;
+  static std::optional<NetdevFamily> known;
+  const std::scoped_lock lock(mutex);
+  if (!known) known = ask_for_netdev(socket);
+  return known.value_or(NetdevFamily{});
 }
 
 std::string device_name(int ifindex) {

@@ -150,7 +150,8 @@ struct NetdevFamily {
   std::uint16_t id = 0;     ///< 0: this kernel has none
   std::uint32_t group = 0;  ///< of news about devices; 0: none
 };
-/// `socket`: of NETLINK_GENERIC.
+/// `socket`: of NETLINK_GENERIC. The kernel is asked once: one without the family runs modprobe
+/// each time it is asked for it.
 NetdevFamily netdev_family(Netlink& socket);
 
 /// For messages: the name of a device, or its number when it has gone.

@@ -36,9 +36,9 @@ class Suite:
 # The selection without --all: each promise once, some minutes a guest. All suites of nics belong.
 QUICK = {
     "old": ("bpf.clone", "bpf.skb", "bpf.stub", "bpf.verdict", "bpf.xsk_sink", "integration.span",
-            "integration.inline", "nics.zero_copy"),
+            "integration.inline", "nics.modules", "nics.zero_copy"),
     "new": ("bpf.skb", "bpf.verdict", "bpf.xsk_sink", "integration.span", "integration.inline",
-            "nics.zero_copy"),
+            "nics.modules", "nics.zero_copy"),
 }
 
 # Tests that a guest cannot judge, by suite: what of their result depends on time.
