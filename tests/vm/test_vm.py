@@ -165,7 +165,7 @@ def test_the_quick_selection_exists_and_has_the_nics(every: list[suites.Suite]) 
 def test_suites_are_chosen_by_name_and_by_layer(every: list[suites.Suite]) -> None:
     def names(*only: str) -> list[str]:
         return [suite.name for suite in suites.chosen(every, "old", False, only)]
-    assert names("bpf.stub", "nics") == ["nics.zero_copy", "bpf.stub"]
+    assert names("bpf.stub", "nics") == ["nics.modules", "nics.zero_copy", "bpf.stub"]
     assert set(names("bpf")) == {s.name for s in every if s.name.startswith("bpf.")}
     with pytest.raises(suites.Unknown, match="no suite is called stub"):
         names("stub")
