@@ -128,7 +128,7 @@ static __always_inline int tap(struct xdp_md* ctx, struct vtap_cpu* cpu) {
     tee(ctx, cpu, length, config.port, count);
   else
     count->copied++;
-  if ((who & VTAP_FOR_CLONE) && fan_out(ctx, cpu, length)) return is_sent(count);
+  if (config.clones && (who & VTAP_FOR_CLONE) && fan_out(ctx, cpu, length)) return is_sent(count);
   return original(count, true);
 }
 
