@@ -22,15 +22,19 @@ static __always_inline bool counted_by(const struct vtap_monitor_link* link, lon
   return !link->has_queue && (error > 0 || error == -ENETDOWN);
 }
 
-static __always_inline void clone_to(vtap_ctx* ctx, __u32 monitor, struct on_wire wire) {
+/* Whether a packet, `frames` on the wire, is cloned to the monitor; if not, counted. A global
+ * function, so that the verifier does not walk it for each monitor. */
+__noinline int clone_to(struct __sk_buff* ctx, __u32 monitor, __u32 frames, __u64 bytes) {
+  if (!config.clones) return false;
   struct vtap_monitor_link* link = bpf_map_lookup_elem(&monitor_links, &monitor);
   bool up = link && link->ifindex;
   bool sent = false;
-  if (up && wire.frames <= VTAP_MAX_CUT) {
+  if (up && frames <= VTAP_MAX_CUT) {
     long error = bpf_clone_redirect(ctx, link->ifindex, 0);
     sent = !error || counted_by(link, error);
   }
-  if (!sent) count_lost(monitor, up ? VTAP_LOST_FAILED : VTAP_LOST_DOWN, wire.frames, wire.bytes);
+  if (!sent) count_lost(monitor, up ? VTAP_LOST_FAILED : VTAP_LOST_DOWN, frames, bytes);
+  return sent;
 }
 
 /* The clones bear the mark; the original only meanwhile. Programs of other ports may run within. */
@@ -40,7 +44,7 @@ static __always_inline void clone_to_monitors(vtap_ctx* ctx, __u64 monitors, str
 
   ctx->mark = VTAP_MARK << VTAP_MARK_SHIFT;
   for (i = 0; i < VTAP_MAX_MONITORS && monitors; i++) {
-    clone_to(ctx, lowest_bit(monitors), wire);
+    clone_to(ctx, lowest_bit(monitors), wire.frames, wire.bytes);
     monitors &= monitors - 1;
   }
   ctx->mark = mark;

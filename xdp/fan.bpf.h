@@ -73,23 +73,25 @@ static __always_inline int obstacle_to(__u32 monitor, __u32 length) {
   return length > link->longest ? VTAP_LOST_TOO_LONG : -1;
 }
 
-/* The monitors of the set to which there is no obstacle, the others counted; all have one if
- * `obstacle` is not negative. A global function, so that the verifier walks its loop once. */
+/* Whether a frame of this length reaches the monitor; if not, counted. It does not if `obstacle` is
+ * not negative. A global function, so that the verifier does not walk it for each monitor. */
+__noinline int is_reached(struct vtap_cpu* cpu, __u32 monitor, __u32 length, int obstacle) {
+  if (!cpu || !config.clones) return false; /* a global function has to look */
+  if (obstacle < 0) obstacle = obstacle_to(monitor, length);
+  if (obstacle < 0) return true;
+  __u16 kept = config.slots ? cpu->walk.kept[monitor & (VTAP_MAX_MONITORS - 1)] : 0;
+  count_lost(monitor, obstacle, 1, kept ? kept : length);
+  return false;
+}
+
+/* The monitors of the set that a frame of this length reaches, the others counted. */
 __noinline __u64 reachable(struct vtap_cpu* cpu, __u64 monitors, __u32 length, int obstacle) {
   __u64 reached = 0;
   __u32 i;
 
-  if (!cpu) return 0; /* a global function has to look */
+  if (!cpu || !config.clones) return 0;
   for (i = 0; i < VTAP_MAX_MONITORS && monitors; i++) {
-    __u32 monitor = lowest_bit(monitors);
-    int found = obstacle < 0 ? obstacle_to(monitor, length) : obstacle;
-
-    if (found < 0) {
-      reached |= monitors & -monitors;
-    } else {
-      __u16 kept = config.slots ? cpu->walk.kept[monitor & (VTAP_MAX_MONITORS - 1)] : 0;
-      count_lost(monitor, found, 1, kept ? kept : length);
-    }
+    if (is_reached(cpu, lowest_bit(monitors), length, obstacle)) reached |= monitors & -monitors;
     monitors &= monitors - 1;
   }
   return reached;

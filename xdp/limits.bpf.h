@@ -75,7 +75,7 @@ __noinline int within_limits(struct vtap_walk* w, __u32 number,
   __u32 key = number - 1;
   struct vtap_limits* of = bpf_map_lookup_elem(&limits, &key);
 
-  if (!w || !count || !of) return false; /* cannot be */
+  if (!config.clones || !w || !count || !of) return false; /* cannot be */
   if (of->one_in && !is_chosen(&of->offered, of->one_in)) {
     count->dropped_sample += w->frames;
     return false;

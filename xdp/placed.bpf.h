@@ -108,7 +108,7 @@ static long step(__u32 number __attribute__((unused)), struct walker* walker) {
 __noinline __u64 monitors_of(struct vtap_cpu* cpu, __u64 frames, __u64 bytes) {
   struct walker walker = {cpu};
 
-  if (!cpu) return 0; /* a global function has to look */
+  if (!cpu || !config.clones) return 0; /* a global function has to look */
   struct vtap_walk* w = &cpu->walk;
   w->frames = frames;
   w->bytes = bytes;
