@@ -3,11 +3,11 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
 
 #include "confine/capabilities.hpp"
 #include "confine/filter.hpp"
 #include "confine/landlock.hpp"
+#include "vtap/thread.hpp"
 
 namespace vtap::confine {
 namespace {
@@ -15,7 +15,9 @@ namespace {
 /// On a thread for nothing else, so that an error is one of the start, with a name.
 Result<void> try_out(Role role, const std::vector<std::string>& run_directories) {
   Result<void> result;
-  std::thread([&] { result = confine_this_thread(role, run_directories); }).join();
+  auto thread = start_thread([&] { result = confine_this_thread(role, run_directories); });
+  if (!thread) return thread.error();
+  thread->join();
   return result;
 }
 

@@ -13,6 +13,7 @@
 #include "confine/capabilities.hpp"
 #include "confine/filter.hpp"
 #include "confine/landlock.hpp"
+#include "vtap/thread.hpp"
 
 namespace vtap::confine {
 namespace {
@@ -37,7 +38,9 @@ int open_program(std::uint32_t id) {
 
 Result<std::unique_ptr<ProgramOpener>> ProgramOpener::start() {
   std::unique_ptr<ProgramOpener> opener(new ProgramOpener);
-  opener->thread_ = std::thread([&self = *opener] { self.run(); });
+  auto thread = start_thread([&self = *opener] { self.run(); });
+  if (!thread) return thread.error();
+  opener->thread_ = std::move(*thread);
   std::unique_lock lock(opener->mutex_);
   opener->changed_.wait(lock, [&] { return opener->confined_.has_value(); });
   if (!*opener->confined_) return opener->confined_->error();
@@ -46,6 +49,7 @@ Result<std::unique_ptr<ProgramOpener>> ProgramOpener::start() {
 }
 
 ProgramOpener::~ProgramOpener() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;

@@ -24,6 +24,7 @@
 #include "control/secret.hpp"
 #include "control/tcp.hpp"
 #include "control/tls.hpp"
+#include "vtap/thread.hpp"
 
 namespace vtap::control {
 namespace {
@@ -88,13 +89,17 @@ class ControlServer::Impl {
         at_thread_start_(handlers.at_thread_start),
         api_(std::move(handlers)) {}
 
-  void start() {
+  Result<void> start() {
     const SignalsBlocked inherited;
     for (int i = 0; i < kThreads; ++i) {
-      start("vtap-control", {listener_->fd(), nullptr, nullptr});
-      if (!tcp_) continue;
-      start("vtap-api", {tcp_->listener.fd(), &tcp_->token, tcp_->tls ? &*tcp_->tls : nullptr});
+      auto started = start("vtap-control", {listener_->fd(), nullptr, nullptr});
+      if (started && tcp_) {
+        started = start("vtap-api",
+                        {tcp_->listener.fd(), &tcp_->token, tcp_->tls ? &*tcp_->tls : nullptr});
+      }
+      if (!started) return started;
     }
+    return {};
   }
 
   void stop() {
@@ -117,12 +122,15 @@ class ControlServer::Impl {
     const Tls* tls;
   };
 
-  void start(const char* name, Front front) {
-    threads_.emplace_back([this, name, front] {
+  Result<void> start(const char* name, Front front) {
+    auto thread = start_thread([this, name, front] {
       ::pthread_setname_np(::pthread_self(), name);
       if (at_thread_start_) at_thread_start_();
       serve_clients(front);
     });
+    if (!thread) return thread.error();
+    threads_.push_back(std::move(*thread));
+    return {};
   }
 
   void serve_clients(Front front) {
@@ -198,7 +206,9 @@ Result<std::unique_ptr<ControlServer>> ControlServer::open(const Endpoints& endp
     }
     std::unique_ptr<ControlServer> server(new ControlServer(std::make_unique<Impl>(
         std::move(listener).value(), std::move(tcp), std::move(stop), std::move(handlers))));
-    server->impl_->start();
+    if (auto started = server->impl_->start(); !started) {
+      return Error{"control socket " + endpoints.path + ": " + started.error().message};
+    }
     return server;
   } catch (const std::exception& error) {
     return Error{"control socket " + endpoints.path + ": " + error.what()};

@@ -9,11 +9,11 @@
 #include <sched.h>
 
 #include <filesystem>
-#include <thread>
 
 #include "host/ethtool.hpp"
 #include "host/netlink.hpp"
 #include "vtap/fd.hpp"
+#include "vtap/thread.hpp"
 
 namespace vtap::host {
 namespace {
@@ -64,12 +64,13 @@ std::map<std::string, Feature> features_or_none(const std::string& port) {
   return found ? std::move(*found) : std::map<std::string, Feature>{};
 }
 
-/// By a thread of its own, which alone goes there.
+/// By a thread of its own, which alone goes there. None if there is no thread to be had.
 std::map<std::string, Feature> features_in(const UniqueFd& where, const std::string& port) {
   std::map<std::string, Feature> found;
-  std::thread([&] {
+  auto thread = start_thread([&] {
     if (::setns(where.get(), CLONE_NEWNET) == 0) found = features_or_none(port);
-  }).join();
+  });
+  if (thread) thread->join();
   return found;
 }
 

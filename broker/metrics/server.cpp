@@ -21,6 +21,7 @@
 #include "control/connection.hpp"
 #include "metrics/exposition.hpp"
 #include "vtap/fd.hpp"
+#include "vtap/thread.hpp"
 
 namespace vtap::metrics {
 namespace {
@@ -203,15 +204,18 @@ class MetricsServer::Impl {
         at_thread_start_(std::move(at_thread_start)),
         endpoint_(std::move(text)) {}
 
-  void start() {
+  Result<void> start() {
     const SignalsBlocked inherited;
     for (int i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this] {
+      auto thread = start_thread([this] {
         ::pthread_setname_np(::pthread_self(), "vtap-metrics");
         if (at_thread_start_) at_thread_start_();
         serve_clients();
       });
+      if (!thread) return thread.error();
+      threads_.push_back(std::move(*thread));
     }
+    return {};
   }
 
   void stop() {
@@ -288,7 +292,7 @@ Result<std::unique_ptr<MetricsServer>> MetricsServer::open(const std::string& ho
     if (!stop) return failed({std::string("eventfd: ") + std::strerror(errno)});
     std::unique_ptr<MetricsServer> server(new MetricsServer(std::make_unique<Impl>(
         std::move(*listener), std::move(stop), std::move(text), std::move(at_thread_start))));
-    server->impl_->start();
+    if (auto started = server->impl_->start(); !started) return failed(started.error());
     return server;
   } catch (const std::exception& error) {
     return failed({error.what()});

@@ -17,6 +17,7 @@
 #include <system_error>
 
 #include "io/bpf.hpp"
+#include "vtap/thread.hpp"
 
 namespace vtap::worker {
 namespace {
@@ -221,13 +222,15 @@ Result<void> Worker::start(std::uint64_t epoch_ns) {
   epoch_ns_ = epoch_ns;
   now_ns_ = monotonic_ns();
   beat();
-  thread_ = std::thread([this] {
+  auto thread = start_thread([this] {
     // Its own name: for another's the C library writes to a file, which a confined process may not.
     const std::string name = "vtap-worker-" + std::to_string(spec_.index);
     pthread_setname_np(pthread_self(), name.c_str());
     spec_.at_thread_start();
     run();
   });
+  if (!thread) return thread.error();
+  thread_ = std::move(*thread);
   if (spec_.cpu) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);

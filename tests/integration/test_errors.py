@@ -279,6 +279,12 @@ def test_missing_privilege_is_named(lab: Lab, copied_broker: Path, launcher) -> 
 
 # --- the surroundings ----------------------------------------------------------------------------
 
+def test_no_thread_to_be_had(lab: Lab) -> None:
+    stacks_of_all_memory = ("prlimit", f"--stack={1 << 47}")
+    said = refused(lab, simple_config(), codes=(RUNTIME,), launcher=stacks_of_all_memory)
+    assert "cannot start a thread" in said and "ulimit" in said, said
+
+
 @pytest.mark.parametrize("name", ["tap", "monitor"])
 def test_unknown_port(lab: Lab, name: str) -> None:
     text = config([inline(ports=("t0", "nowhere") if name == "tap" else ("t0", "t1"))],
