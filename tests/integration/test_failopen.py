@@ -16,7 +16,7 @@ import pytest
 
 import packets
 from broker import (CAPTURES, TEES, Broker, by_name, config, inline, ledgers_hold, monitors, policy,
-                    simple_config, tap_ports)
+                    shifted_clock, simple_config, tap_ports)
 from lab import (Lab, assert_frames, assert_restored, carry, differences, eventually,
                  snapshot)
 from traffic import BothWays, Delivery
@@ -221,8 +221,7 @@ def test_started_in_a_time_namespace(capture: str, shift: str) -> None:
     """Its clock is not that of the programs."""
     uptime = int(time.clock_gettime(time.CLOCK_MONOTONIC))
     seconds = 100_000 if shift == "ahead" else -uptime // 2
-    with lab_for(capture) as lab:
-        launcher = ["unshare", "--time", f"--monotonic={seconds}"]
+    with lab_for(capture) as lab, shifted_clock(seconds) as launcher:
         with Broker(lab, simple_config(CAPTURES[capture]), launcher=launcher) as running:
             offsets = Path(f"/proc/{running.pid}/timens_offsets").read_text().split()
             assert int(offsets[1]) == seconds, "else this test shows nothing"

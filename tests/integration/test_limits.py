@@ -13,7 +13,7 @@ import pytest
 
 import packets
 from broker import (Broker, by_name, checked, config, inline, monitors, policy, policy_to,
-                    tap_ports)
+                    shifted_clock, tap_ports)
 from lab import Lab, assert_frames
 from packets import SuperPacket, ip_frame
 from traffic import tcp_transfer
@@ -100,10 +100,9 @@ def test_in_a_time_namespace(shift: str) -> None:
     """The broker's clock is not that of the programs."""
     uptime = int(time.clock_gettime(time.CLOCK_MONOTONIC))
     seconds = 100_000 if shift == "ahead" else -uptime // 2
-    launcher = ["unshare", "--time", f"--monotonic={seconds}"]
     sent = [packets.sized(500, number) for number in range(600)]
     passed = sent[:BURST // 500]
-    with Lab() as lab:
+    with Lab() as lab, shifted_clock(seconds) as launcher:
         lab.open_wires()
         text = config([TAP], monitors(1), [policy(offload="require", meter=meter())])
         with Broker(lab, text, launcher=launcher) as running:
