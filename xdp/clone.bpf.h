@@ -25,7 +25,7 @@ static __always_inline bool counted_by(const struct vtap_monitor_link* link, lon
 /* Whether a packet, `frames` on the wire, is cloned to the monitor; if not, counted. A global
  * function, so that the verifier does not walk it for each monitor. */
 __noinline int clone_to(struct __sk_buff* ctx, __u32 monitor, __u32 frames, __u64 bytes) {
-  if (!config.clones) return false;
+  if (!config.clones) return false; /* as monitors_of() has to look */
   struct vtap_monitor_link* link = bpf_map_lookup_elem(&monitor_links, &monitor);
   bool up = link && link->ifindex;
   bool sent = false;

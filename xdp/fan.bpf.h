@@ -76,7 +76,7 @@ static __always_inline int obstacle_to(__u32 monitor, __u32 length) {
 /* Whether a frame of this length reaches the monitor; if not, counted. It does not if `obstacle` is
  * not negative. A global function, so that the verifier does not walk it for each monitor. */
 __noinline int is_reached(struct vtap_cpu* cpu, __u32 monitor, __u32 length, int obstacle) {
-  if (!cpu || !config.clones) return false; /* a global function has to look */
+  if (!cpu || !config.clones) return false; /* as monitors_of() has to look */
   if (obstacle < 0) obstacle = obstacle_to(monitor, length);
   if (obstacle < 0) return true;
   __u16 kept = config.slots ? cpu->walk.kept[monitor & (VTAP_MAX_MONITORS - 1)] : 0;
@@ -89,7 +89,7 @@ __noinline __u64 reachable(struct vtap_cpu* cpu, __u64 monitors, __u32 length, i
   __u64 reached = 0;
   __u32 i;
 
-  if (!cpu || !config.clones) return 0;
+  if (!cpu || !config.clones) return 0; /* likewise */
   for (i = 0; i < VTAP_MAX_MONITORS && monitors; i++) {
     if (is_reached(cpu, lowest_bit(monitors), length, obstacle)) reached |= monitors & -monitors;
     monitors &= monitors - 1;
