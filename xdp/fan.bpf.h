@@ -73,25 +73,30 @@ static __always_inline int obstacle_to(__u32 monitor, __u32 length) {
   return length > link->longest ? VTAP_LOST_TOO_LONG : -1;
 }
 
-/* Whether a frame of this length reaches the monitor; if not, counted. It does not if `obstacle` is
- * not negative. A global function, so that the verifier does not walk it for each monitor. */
-__noinline int is_reached(struct vtap_cpu* cpu, __u32 monitor, __u32 length, int obstacle) {
-  if (!cpu || !config.clones) return false; /* as monitors_of() has to look */
-  if (obstacle < 0) obstacle = obstacle_to(monitor, length);
-  if (obstacle < 0) return true;
+/* Counts a copy of a frame of this length as lost. A global function, so that the verifier does not
+ * walk it for each monitor. */
+__noinline int lose_copy(struct vtap_cpu* cpu, __u32 monitor, int why, __u32 length) {
+  if (!cpu || !config.clones) return 0; /* as monitors_of() has to look */
   __u16 kept = config.slots ? cpu->walk.kept[monitor & (VTAP_MAX_MONITORS - 1)] : 0;
-  count_lost(monitor, obstacle, 1, kept ? kept : length);
-  return false;
+  count_lost(monitor, why, 1, kept ? kept : length);
+  return 0;
 }
 
-/* The monitors of the set that a frame of this length reaches, the others counted. */
+/* The monitors of the set to which there is no obstacle, the others counted; all have one if
+ * `obstacle` is not negative. */
 __noinline __u64 reachable(struct vtap_cpu* cpu, __u64 monitors, __u32 length, int obstacle) {
   __u64 reached = 0;
   __u32 i;
 
   if (!cpu || !config.clones) return 0; /* likewise */
   for (i = 0; i < VTAP_MAX_MONITORS && monitors; i++) {
-    if (is_reached(cpu, lowest_bit(monitors), length, obstacle)) reached |= monitors & -monitors;
+    __u32 monitor = lowest_bit(monitors);
+    int found = obstacle < 0 ? obstacle_to(monitor, length) : obstacle;
+
+    if (found < 0)
+      reached |= monitors & -monitors;
+    else
+      lose_copy(cpu, monitor, found, length);
     monitors &= monitors - 1;
   }
   return reached;

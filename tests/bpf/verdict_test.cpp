@@ -135,8 +135,9 @@ TEST_P(Verdict, APolicyOfAnotherTapIsNone) {
 
 /// A start and a reload wait for the verifier, once a port: it must not walk what lies behind the
 /// parser once for each way through it, nor what is done for a monitor once for each monitor. Steps
-/// with a policy that the broker, and that the kernel serves: 4,100 and 17,200 (XDP), 6,200 and
-/// 15,700 (TC) on 6.18, 5,500 and 18,900, 15,900 and 27,500 on 6.1; 81,000 to 113,000 before.
+/// with a policy that the broker, and that the kernel serves: 4,100 and 20,800 (XDP), 6,200 and
+/// 15,700 (TC) on 6.18, 5,500 and 34,300, 15,900 and 27,500 on 6.1. When it walked all of that:
+/// 81,000 (XDP) and 112,000 (TC) with the broker's, 62,000 and more with the kernel's at XDP.
 TEST_P(Verdict, IsVerifiedInFewSteps) {
   for (const auto placement : {plan::Placement::broker, plan::Placement::kernel}) {
     const Tee tee;
@@ -149,7 +150,7 @@ TEST_P(Verdict, IsVerifiedInFewSteps) {
     __u32 size = sizeof(info);
     ASSERT_EQ(::bpf_obj_get_info_by_fd(port.programs().plan_fd(), &info, &size), 0);
     EXPECT_GT(info.verified_insns, 500U);
-    EXPECT_LT(info.verified_insns, 40'000U)
+    EXPECT_LT(info.verified_insns, 45'000U)
         << (placement == plan::Placement::broker ? "broker" : "kernel");
     RecordProperty(placement == plan::Placement::broker ? "broker" : "kernel",
                    static_cast<int>(info.verified_insns));
