@@ -51,6 +51,9 @@ std::string fix_of(const Facts& facts, const engine::Problem& problem) {
   if (problem.id == "foreign-xdp") return remove_xdp(*port);
   if (problem.id == "master") return "ip link set dev " + port->name + " nomaster";
   if (problem.id == "uppers") return remove_uppers(*port);
+  if (problem.id == "long-frames") {
+    return "ip link set dev " + port->name + " mtu " + std::to_string(host::kOneBufferMtu);
+  }
   if (problem.id == "no-native-xdp") {
     return in_config(facts, "hook = \"tc\"", "[[tap]] (" + port->owner + ")") +
            ", and capture = \"tee\"";
@@ -64,12 +67,13 @@ std::string fix_of(const Facts& facts, const engine::Problem& problem) {
 }
 
 std::string why_of(const std::string& id) {
-  constexpr std::array<std::pair<const char*, const char*>, 8> whys{{
+  constexpr std::array<std::pair<const char*, const char*>, 9> whys{{
       {"foreign-xdp", "it sees frames before a tap, and a port has room for one XDP program"},
       {"master", "the bridge or bond takes what arrives, and sends of its own"},
       {"uppers", "devices on top send and receive of their own here"},
       {"default-route", "a tap or copies there can cut off your own access"},
       {"no-native-xdp", "generic XDP comes after the copy into an skb: slower than TC"},
+      {"long-frames", "the kernel drops longer originals, and nobody counts them"},
       {"no-port", "all ports of the config must be there at the start"},
       {"workers", "workers are pinned to CPUs"},
       {"offload", "it says \"require\", and the kernel cannot do this policy here"},

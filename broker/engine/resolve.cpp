@@ -198,13 +198,41 @@ class Resolver {
       const auto at_tc = std::ranges::find_if(resolved.links, [](const host::Link& link) {
         return host::natural_hook(link) == host::Hook::tc;
       });
-      const bool tc = at_tc != resolved.links.end();
-      resolved.hook = tc ? host::Hook::tc : host::Hook::xdp;
-      resolved.why =
-          tc ? at_tc->name + " (" + at_tc->driver + ") delivers skbs, complete only at TC"
-             : "frames are complete at XDP";
+      const host::Link* const loser = loser_of_long_frames(tap, resolved);
+      if (at_tc != resolved.links.end()) {
+        resolved.why = at_tc->name + " (" + at_tc->driver + ") delivers skbs, complete only at TC";
+      } else if (loser != nullptr) {
+        resolved.why = loser->name + " takes frames too long to be sent on by XDP";
+      } else {
+        resolved.hook = host::Hook::xdp;
+        resolved.why = "frames are complete at XDP";
+      }
     }
-    if (resolved.hook == host::Hook::xdp) check_native(tap, resolved);
+    if (resolved.hook != host::Hook::xdp) return;
+    check_native(tap, resolved);
+    check_long_frames(tap, resolved);
+  }
+
+  /// The port of an inline pair at XDP of which frames can be lost, as they are too long for the
+  /// other.
+  static const host::Link* loser_of_long_frames(const config::Tap& tap,
+                                                const ResolvedTap& resolved) {
+    if (tap.mode != Mode::inline_pair || resolved.links.size() != 2) return nullptr;
+    const host::Link& one = resolved.links[0];
+    const host::Link& two = resolved.links[1];
+    if (host::loses_long_frames(one, two)) return &one;
+    return host::loses_long_frames(two, one) ? &two : nullptr;
+  }
+
+  void check_long_frames(const config::Tap& tap, const ResolvedTap& resolved) {
+    const host::Link* const loser = loser_of_long_frames(tap, resolved);
+    if (loser == nullptr) return;
+    problem(tap.at, "long-frames", loser->name,
+            "tap " + tap.name + ": port " + loser->name + " (MTU " + std::to_string(loser->mtu) +
+                ") takes frames that lie in several buffers, and XDP cannot send those on to the "
+                "other port here; set an MTU of " +
+                std::to_string(host::kOneBufferMtu) +
+                " at most, or write hook = \"tc\" and capture = \"tee\"");
   }
 
   void check_native(const config::Tap& tap, const ResolvedTap& resolved) {

@@ -282,6 +282,12 @@ std::uint32_t longest_redirected(const Link& link) {
   return link.up && takes_redirected(link) ? link.mtu + kHeader : 0;
 }
 
+bool loses_long_frames(const Link& input, const Link& output) {
+  if (input.mtu <= kOneBufferMtu) return false;
+  if (!output.xdp_features) return true;
+  return takes_redirected(output) && (*output.xdp_features & xdp_act::ndo_xmit_sg) == 0;
+}
+
 bool refuses_zero_copy_frames(const Link& input, const Link& output) {
   return (input.xdp_features.value_or(0) & xdp_act::zero_copy) != 0 &&
          output.driver == "virtio_net";

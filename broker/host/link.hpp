@@ -105,6 +105,14 @@ bool takes_redirected(const Link& link);
 /// (xdp_ok_fwd_dev() of the kernel).
 std::uint32_t longest_redirected(const Link& link);
 
+/// Whether XDP loses, without a trace, frames of `input` that it redirects to `output`: they may be
+/// longer than one buffer holds, and a kernel before 6.3 (which does not tell the features,
+/// either), or the driver, transmits none that lie in several.
+bool loses_long_frames(const Link& input, const Link& output);
+
+/// The largest MTU whose frames lie in one buffer on usual drivers.
+inline constexpr std::uint32_t kOneBufferMtu = 3400;
+
 /// Whether `output` refuses frames that XDP redirects from a zero-copy queue of `input`: the kernel
 /// copies those to memory without headroom (xdp_convert_zc_to_xdp_frame), and virtio_net, which
 /// puts its own header there, takes none (EOVERFLOW; seen on 7.3).

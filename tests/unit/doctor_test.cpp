@@ -325,6 +325,23 @@ TEST(DoctorXdp, OutputOnAnOldKernelIsJudgedByItsFarEnd) {
   EXPECT_EQ(only(check_outputs, facts).finding.id, "no-ndo-xmit");
 }
 
+TEST(DoctorXdp, FramesInSeveralBuffersGoWhereTheDriverSaysSo) {
+  host::Link input = card("eth1", 1);
+  host::Link output = card("eth2", 2);
+  const std::uint64_t one_buffer = output.xdp_features.value();
+  EXPECT_FALSE(host::loses_long_frames(input, output));
+  input.mtu = host::kOneBufferMtu + 1;
+  EXPECT_TRUE(host::loses_long_frames(input, output));
+  output.xdp_features = one_buffer | host::xdp_act::ndo_xmit_sg;
+  EXPECT_FALSE(host::loses_long_frames(input, output));
+  output.xdp_features = host::xdp_act::basic;  // nothing told before a program is there
+  EXPECT_FALSE(host::loses_long_frames(input, output));
+  output.xdp_features.reset();  // before Linux 6.3
+  EXPECT_TRUE(host::loses_long_frames(input, output));
+  input.mtu = host::kOneBufferMtu;
+  EXPECT_FALSE(host::loses_long_frames(input, output));
+}
+
 TEST(DoctorXdp, MonitorOfABroadcast) {
   Facts facts = fine();
   facts.ports[2].link = veth("eth3", 3);
