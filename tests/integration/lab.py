@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import ctypes
 import errno
+import functools
 import itertools
 import json
 import os
@@ -51,6 +52,19 @@ def eventually(condition, timeout: float = 3.0, interval: float = 0.02):
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(interval)
     return value
+
+
+@functools.cache
+def kernel_tells_xdp() -> bool:
+    """Whether the kernel tells what devices can at XDP (the netdev netlink family, Linux 6.3)."""
+    asked = subprocess.run(["genl", "ctrl", "get", "name", "netdev"], capture_output=True)
+    return asked.returncode == 0
+
+
+@functools.cache
+def kernel_shows_skbs() -> bool:
+    """Whether programs at TC can see all of a packet's state (bpf_cast_to_kern_ctx, Linux 6.2)."""
+    return " bpf_cast_to_kern_ctx" in Path("/proc/kallsyms").read_text()
 
 
 # --- namespaces and ports -----------------------------------------------------------------------

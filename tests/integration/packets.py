@@ -84,11 +84,13 @@ def _finish(segment: bytes, src: bytes, dst: bytes, proto: int) -> bytes:
 
 def ip_frame(proto: str | int = "udp", data: bytes = b"payload of this frame", *,
              src: str = "10.0.0.1", dst: str = "10.0.0.2", sport: int = 1000, dport: int = 2000,
-             flags: str = "ack", seq: int = 1, dscp: int = 0, ident: int = 1,
+             flags: str = "psh|ack", seq: int = 1, dscp: int = 0, ident: int = 1,
              extensions: tuple[tuple[int, bytes], ...] = (), offset: int | None = None,
              more: bool = False, options: bytes = b"", src_mac: bytes = LEFT_MAC,
              dst_mac: bytes = RIGHT_MAC, tags: tuple[tuple[int, int], ...] = ()) -> bytes:
     """One IPv4 or IPv6 frame (the addresses say which) with complete checksums.
+
+    TCP that is not pushed may be held by a receiver's GRO, and come behind what was sent after it.
 
     `extensions` are (header number, body without next-header byte), IPv6 only. `offset` (bytes,
     multiple of 8) or `more` make it a fragment; one with an offset carries `data` without any L4

@@ -33,7 +33,7 @@ def lab() -> Iterator[Lab]:
 
 
 def web(source: str = "10.0.0.5", port: int = 80) -> bytes:
-    return packets.ip_frame("tcp", src=source, dst="10.1.2.3", dport=port, flags="ack")
+    return packets.ip_frame("tcp", src=source, dst="10.1.2.3", dport=port)
 
 
 def syn() -> bytes:

@@ -34,7 +34,7 @@ def traffic() -> list[bytes]:
         tags = rng.choice(((), (), ((packets.DOT1Q, 5),)))
         frames.append(packets.ip_frame(
             rng.choice(("tcp", "udp")), rng.randbytes(rng.randrange(1400)),
-            **rng.choice(({}, {"src": "fd00::1", "dst": "fd00::2"})), dport=rng.choice((53, 80, 443)), flags=rng.choice(("syn", "ack", "fin|ack")),
+            **rng.choice(({}, {"src": "fd00::1", "dst": "fd00::2"})), dport=rng.choice((53, 80, 443)), flags=rng.choice(("syn", "psh|ack", "fin|ack")),
             ident=number, tags=tags))
     return frames
 

@@ -24,7 +24,8 @@ import pytest
 import packets
 from broker import (Broker, broker_binary, by_name, config, inline, monitors, policy, run_broker,
                     vtapctl_binary)
-from lab import Lab, Port, carry, eventually, snapshot, assert_restored
+from lab import (Lab, Port, assert_restored, carry, eventually, kernel_tells_xdp,
+                 snapshot)
 from stranger import Machine
 from traffic import BothWays
 
@@ -330,9 +331,11 @@ def test_bash_completes(running: Broker) -> None:
 # --- the doctor within the broker ---------------------------------------------------------------
 
 def essence(findings: list[dict]) -> set[tuple]:
-    """What a finding says, but for AF_XDP sockets: those of a live broker are seen from within."""
+    """What a finding says, but for AF_XDP sockets: those of a live broker are seen from within, and
+    only there where the kernel does not tell what to expect of a port."""
     return {(each["id"], each["severity"], each["subject"], each["fix"], each["safe"],
-             "" if each["id"] == "zero-copy" else each["what"]) for each in findings}
+             "" if each["id"] == "zero-copy" else each["what"]) for each in findings
+            if each["id"] != "zero-copy" or kernel_tells_xdp()}
 
 
 def from_outside(lab: Lab, running: Broker) -> set[tuple]:
@@ -392,6 +395,10 @@ def test_an_error_of_the_doctor_is_an_exit_code() -> None:
             ctl = Ctl(running)
             ctl("doctor")
             lab.left.port.offload("gro", "off")  # what XDP redirects to t0 vanishes now
+            if not kernel_tells_xdp():  # who looks at the other end sees it, which is elsewhere
+                done = run_broker(lab, "-c", running.file, "--doctor")
+                assert done.returncode == 1 and "error: t0: " in done.stdout, done.stdout
+                return
             found = ctl.json("doctor", code=1)["findings"]
             assert ("no-ndo-xmit", "error", "t0") in \
                 {(each["id"], each["severity"], each["subject"]) for each in found}

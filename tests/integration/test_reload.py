@@ -380,14 +380,15 @@ def test_scheduled_monitors_change() -> None:
                          policy("low", **only("udp"))])
                  for keys, high in (({}, 0), ({"rate": "20Mbit/s"}, 0), ({"rate": "20Mbit/s"}, 3),
                                     ({"queue": 2000}, 5), ({}, 0))]
-        with Broker(lab, texts[0]) as running, BothWays(lab) as traffic:
-            for text in texts[1:]:
-                lab.monitor(0).clear()
-                lab.left.send_all(TCP)
-                running.reload(text)
-                lab.left.send_all(UDP)
-                got = lab.monitor(0).receive(len(TCP) + len(UDP))
-                assert sorted(got) == sorted(TCP + UDP)
+        with Broker(lab, texts[0]) as running:
+            with BothWays(lab) as traffic:
+                for text in texts[1:]:
+                    lab.monitor(0).clear()
+                    lab.left.send_all(TCP)
+                    running.reload(text)
+                    lab.left.send_all(UDP)
+                    got = lab.monitor(0).receive(len(TCP) + len(UDP))
+                    assert sorted(got) == sorted(TCP + UDP)
             stats = running.settled()
             assert by_name(stats, "monitors")["mon0"]["tx_frames"] == 4 * len(TCP + UDP)
         traffic.assert_complete()

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import Lab, Namespace, Wire
+from lab import PATIENCE, Lab, Namespace, Wire
 from packets import ip_frame, tcp_segment
 
 _STAMP = struct.Struct("!4sHIQ")  # magic, stream, sequence number, time of sending
@@ -138,11 +138,12 @@ class BothWays:
 
 
 class Flood:
-    """Frames from the left end of pair 0 to the right at a rate that only vtap-gen keeps; sent and
-    arrived are counted. The tap is at XDP: only a port that polls takes them."""
+    """Frames from the left end of pair 0 to the right at a rate that only vtap-gen keeps, less on an
+    emulated machine; sent and arrived are counted. The tap is at XDP: only a port that polls takes
+    them."""
 
     def __init__(self, lab: Lab, generator: Path, rate: int = 50_000) -> None:
-        self._lab, self._generator, self._rate = lab, str(generator), rate
+        self._lab, self._generator, self._rate = lab, str(generator), int(rate / PATIENCE)
         self.sent = self.arrived = 0
 
     def _start(self, namespace: Namespace, *words: str) -> subprocess.Popen:
