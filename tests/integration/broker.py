@@ -218,9 +218,9 @@ class Broker:
 
     def api(self, method: str, path: str, body: object = None) -> tuple[int, dict]:
         """Asks the control socket; status and JSON of the answer."""
-        connection = http.client.HTTPConnection("localhost", timeout=30)
+        connection = http.client.HTTPConnection("localhost", timeout=30 * PATIENCE)
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(30)
+        connection.sock.settimeout(30 * PATIENCE)
         connection.sock.connect(str(self.socket))
         with contextlib.closing(connection):
             data = None if body is None else json.dumps(body)
