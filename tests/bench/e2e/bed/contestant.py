@@ -17,6 +17,9 @@ import bench
 
 from bed import testbed
 
+# libxdp, which Open vSwitch and DPDK use, makes this directory and leaves it.
+LIBXDP_PINS = Path("/sys/fs/bpf/xdp")
+
 # Puts the tap into the bed; yields its process, or None where the kernel does all of it.
 Start = Callable[[testbed.Bed, bench.Tools, Path],
                  contextlib.AbstractContextManager[bench.Process | None]]
@@ -67,6 +70,7 @@ def running(bed: testbed.Bed, role: str, argv: list[str], directory: Path, cpu: 
             until: Callable[[bench.Process], bool] | None = None, seconds: float = bench.READY_S
             ) -> Iterator[bench.Process]:
     """A process of the contestant's, from when it is ready (`until`, else its word) to its end."""
+    had_pins = LIBXDP_PINS.exists()
     process = bed.start(role, argv, directory, cpu)
     try:
         if until is None:
@@ -76,6 +80,9 @@ def running(bed: testbed.Bed, role: str, argv: list[str], directory: Path, cpu: 
         yield process
     finally:
         process.stop()
+        if not had_pins:
+            with contextlib.suppress(OSError):  # not made, or somebody else's by now
+                LIBXDP_PINS.rmdir()
 
 
 def wait_until(process: bench.Process, condition: Callable[[bench.Process], bool],
